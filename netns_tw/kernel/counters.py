@@ -1,0 +1,66 @@
+"""TCP counters and gauges of one namespace: /proc/net/{netstat,snmp,sockstat}.
+
+A counter only grows (nstat(8)'s names: TcpExtTW, TcpActiveOpens); a gauge is what there is now (sockstat's ``tw``,
+which also holds orphans in FIN_WAIT2). The files are opened inside the namespace and kept: an open /proc/net file
+stays with the namespace it was opened in, and pread(2) costs microseconds. Only /proc/thread-self/net follows
+setns(2) in every thread.
+"""
+
+from __future__ import annotations
+
+import os
+
+from netns_tw.errors import InstrumentBroken
+from netns_tw.kernel import netns
+
+_BUFFER_BYTES = 1 << 16
+_FILES = ("netstat", "snmp", "sockstat")
+
+
+class Counters:
+    """A reader of one namespace's TCP counters."""
+
+    def __init__(self, netns_name: str) -> None:
+        self.netns_name = netns_name
+        self._fds: dict[str, int] = {}
+        with netns.enter(netns_name):
+            for name in _FILES:
+                self._fds[name] = os.open(f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+    def read(self) -> dict[str, int]:
+        """Return the Tcp and TcpExt counters by nstat's names, those at zero included."""
+        found: dict[str, int] = {}
+        for name in ("netstat", "snmp"):
+            found.update(_pairs(self._text(name)))
+        return found
+
+    def time_wait(self) -> int:
+        """Return sockstat's ``tw`` for TCP: sockets in TIME_WAIT, and orphans in FIN_WAIT2.
+
+        Raises:
+            InstrumentBroken: the file has no such figure.
+        """
+        for line in self._text("sockstat").splitlines():
+            if line.startswith("TCP:"):
+                words = line.split()
+                return int(words[words.index("tw") + 1])
+        raise InstrumentBroken(f"/proc/net/sockstat in {self.netns_name} has no TCP line")
+
+    def _text(self, name: str) -> str:
+        return os.pread(self._fds[name], _BUFFER_BYTES, 0).decode("ascii")
+
+
+def _pairs(text: str) -> dict[str, int]:
+    """Parse a file of line pairs, "Tcp: names ..." then "Tcp: numbers ...", into {TcpName: number}."""
+    found: dict[str, int] = {}
+    lines = text.splitlines()
+    for names, numbers in zip(lines[::2], lines[1::2], strict=False):
+        prefix, *keys = names.split()
+        if prefix in ("Tcp:", "TcpExt:"):
+            found.update(zip((prefix[:-1] + key for key in keys), map(int, numbers.split()[1:]), strict=True))
+    return found

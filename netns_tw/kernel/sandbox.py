@@ -1,0 +1,214 @@
+"""A lab's sandbox: one process tree that the kernel itself takes down.
+
+Theory. A lab must never touch the host and must leave nothing, even after SIGKILL. Both follow from namespaces
+(namespaces(7)) if the lab's first process is PID 1 of its own PID namespace:
+
+* when PID 1 dies, by whatever signal, the kernel kills every process in there (zap_pid_ns_processes) before its
+  parent can reap it; with the last process go the mount and network namespaces, their veth pairs and sockets;
+* /run, /proc and /sys are private mounts, so /run/netns/client inside is nobody else's, and the "root" network
+  namespace inside is itself new and empty.
+
+Two processes are forked per sandbox. The *keeper* unshares the namespaces and stays in the old PID namespace (a
+process cannot change its own); its child is PID 1, the *init*. The chain "command, keeper, init" is tied by
+PR_SET_PDEATHSIG, so killing the command kills the rest. An ordinary user gets a user namespace too, mapped to
+himself with ambient capabilities; a user mapped to root would make nginx call chown(2) and setgroups(2), and fail.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from netns_tw.errors import EXIT_BROKEN, EnvironmentLacks
+from netns_tw.kernel import libc
+
+CAP_SYS_ADMIN = 21
+NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWNET
+KEEPER_WAITS_FOR = {signal.SIGCHLD, signal.SIGTERM}
+OUR_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A started sandbox: the keeper's and the init's pid, both as the caller sees them."""
+
+    keeper: int
+    init: int
+
+    def kill(self) -> None:
+        """End all that lives in the sandbox, by SIGKILL to its init. Harmless when it is over already.
+
+        The keeper is asked to do it: it alone reaps the init, and we alone reap the keeper, so no pid that is
+        signalled here can have been given to another process meanwhile.
+        """
+        os.kill(self.keeper, signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Wait until every process of the sandbox is gone; return the init's exit status, -N for signal N."""
+        _, status = os.waitpid(self.keeper, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return 128 - code if code > 128 else code
+
+
+def start(main: Callable[[], int], keep: tuple[int, ...] = ()) -> Sandbox:
+    """Run *main* as PID 1 of a new sandbox and return at once.
+
+    *main* returns the exit status. Of the caller's file descriptors only 0, 1, 2 and those in *keep* stay open.
+    The caller must have one thread only: what other threads hold locked at the fork stays locked in the child.
+
+    Raises:
+        EnvironmentLacks: this machine lets the caller make no namespaces; the text names the setting.
+    """
+    report_read, report_write = os.pipe()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
+    try:
+        keeper = os.fork()
+        if keeper == 0:
+            _keep(main, report_write, (*keep, report_write), os.getppid())
+        os.close(report_write)
+        report = _read_all(report_read)
+    finally:
+        os.close(report_read)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    word, _, rest = report.partition(" ")
+    if word == "init":
+        return Sandbox(keeper, int(rest))
+    os.waitpid(keeper, 0)
+    raise EnvironmentLacks(_why_not(rest or "the sandbox died at its start"))
+
+
+def _read_all(fd: int) -> str:
+    parts = []
+    while part := os.read(fd, 4096):
+        parts.append(part)
+    return b"".join(parts).decode()
+
+
+def _keep(main: Callable[[], int], report: int, keep: tuple[int, ...], parent: int) -> NoReturn:
+    """The keeper: make the namespaces, fork the init, report, and end as the init ends."""
+    status = EXIT_BROKEN
+    try:
+        _forget_the_parent(keep)
+        libc.set_parent_death_signal(signal.SIGKILL)
+        _unshare()
+        libc.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(status)
+        alive_read, alive_write = os.pipe()
+        ready_read, ready_write = os.pipe()
+        signal.pthread_sigmask(signal.SIG_BLOCK, KEEPER_WAITS_FOR)
+        init = os.fork()
+        if init == 0:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, KEEPER_WAITS_FOR)
+            os.close(alive_write)
+            os.close(ready_read)
+            os.close(report)
+            _be_init(main, alive_read, ready_write)
+        os.close(ready_write)
+        complaint = _read_all(ready_read)
+        os.write(report, f"error {complaint}".encode() if complaint else f"init {init}".encode())
+        os.close(report)
+        while signal.sigwait(KEEPER_WAITS_FOR) == signal.SIGTERM:
+            os.kill(init, signal.SIGKILL)
+        _, raw = os.waitpid(init, 0)
+        status = os.waitstatus_to_exitcode(raw)
+    except OSError as error:
+        with suppress(OSError):
+            os.write(report, f"error {error.strerror}".encode())
+    finally:
+        os._exit(status if status >= 0 else 128 - status)
+
+
+def _forget_the_parent(keep: tuple[int, ...]) -> None:
+    """Drop what the fork copied: the terminal's signals, the command's handlers and its open files."""
+    os.setsid()
+    for signum in OUR_SIGNALS:
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
+    for fd in (int(name) for name in os.listdir("/proc/self/fd")):
+        if fd > 2 and fd not in keep:
+            with suppress(OSError):
+                os.close(fd)
+
+
+def _unshare() -> None:
+    if libc.has_capability(CAP_SYS_ADMIN):
+        libc.unshare(NAMESPACES)
+        return
+    uid, gid = os.getuid(), os.getgid()
+    libc.unshare(NAMESPACES | libc.CLONE_NEWUSER)
+    Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
+    libc.raise_ambient_capabilities()
+
+
+def _be_init(main: Callable[[], int], alive: int, ready: int) -> NoReturn:
+    """PID 1: private mounts, then *main*. An empty write to *ready* means it is set up, any text is the complaint."""
+    status = EXIT_BROKEN
+    try:
+        libc.set_parent_death_signal(signal.SIGKILL)
+        if select.select([alive], [], [], 0)[0]:  # the keeper died before the line above
+            os._exit(status)
+        try:
+            _mount_private()
+        except OSError as error:
+            os.write(ready, (error.strerror or str(error)).encode())
+            os._exit(status)
+        os.close(ready)
+        status = main()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _mount_private() -> None:
+    libc.mount("none", "/", "", libc.MS_REC | libc.MS_PRIVATE)
+    careful = libc.MS_NOSUID | libc.MS_NODEV
+    libc.mount("proc", "/proc", "proc", careful | libc.MS_NOEXEC)
+    libc.mount("sysfs", "/sys", "sysfs", careful | libc.MS_NOEXEC)
+    libc.mount("tmpfs", "/run", "tmpfs", careful, "mode=0755")
+    os.mkdir("/run/netns", 0o755)
+
+
+SWITCHES = (
+    # sysctl, the value that forbids, the line that mends it
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "AppArmor forbids user namespaces to ordinary programs"),
+    ("kernel.unprivileged_userns_clone", "0", "this kernel forbids user namespaces to ordinary users"),
+    ("user.max_user_namespaces", "0", "no user namespaces may be made"),
+    ("user.max_net_namespaces", "0", "no network namespaces may be made"),
+    ("user.max_pid_namespaces", "0", "no PID namespaces may be made"),
+    ("user.max_mnt_namespaces", "0", "no mount namespaces may be made"),
+)
+
+
+def _why_not(complaint: str) -> str:
+    """One message: what failed, which setting forbids it, and the way out."""
+    lines = [f"cannot make the lab's namespaces: {complaint}"]
+    for name, forbidding, meaning in SWITCHES:
+        value = _host_sysctl(name)
+        if value == forbidding:
+            mended = "0" if forbidding == "1" else "1" if name.startswith("kernel.") else "10000"
+            lines.append(f"  {name} = {value}: {meaning}; to allow it: sudo sysctl -w {name}={mended}")
+    if os.geteuid() != 0:
+        lines.append(f"  or run it as root: sudo {sys.executable} -m netns_tw ...")
+    elif len(lines) == 1:
+        lines.append("  this looks like a container: it needs CAP_SYS_ADMIN and an unmasked /proc (--privileged)")
+    return "\n".join(lines)
+
+
+def _host_sysctl(name: str) -> str | None:
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text(encoding="ascii").strip()
+    except OSError:
+        return None

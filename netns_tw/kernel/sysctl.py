@@ -1,0 +1,72 @@
+"""Per-namespace sysctls under /proc/sys/net: written, then read back.
+
+Inside a network namespace that is not the machine's first, /proc/sys/net shows only what belongs to the namespace
+(net_ctl_header_lookup); a sysctl that is global is not there at all. So "absent" has three meanings, and the user is
+told which: not per-namespace, not in this kernel, or misspelt.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from netns_tw.errors import Skip, UsageError, near_match
+from netns_tw.kernel import netns
+from netns_tw.rules import SYSCTL_KERNELS
+
+PROC_SYS = Path("/proc/sys")
+
+def path_of(name: str) -> Path:
+    """The file of sysctl *name*. Dots separate, as in sysctl(8); interface names with a dot are not supported."""
+    return PROC_SYS.joinpath(*name.split("."))
+
+
+def write(netns_name: str, name: str, value: str) -> str:
+    """Write sysctl *name* in a namespace and return what the kernel then shows, blanks folded.
+
+    Raises:
+        Skip: this kernel lacks it; with the first or last kernel that has it, where known.
+        UsageError: the kernel refuses the value (errno by name), or keeps another one.
+    """
+    where = f"node {netns_name}: {name}"
+    with netns.enter(netns_name):
+        path = path_of(name)
+        if not path.is_file():
+            raise Skip(_why_missing(name))
+        try:
+            fd = os.open(path, os.O_WRONLY)
+            try:
+                os.write(fd, value.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            code = errno.errorcode.get(error.errno or 0, str(error.errno))
+            hint = " (read-only in a namespace)" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
+            raise UsageError(f"{where} = {value!r}: refused by the kernel with {code}{hint}") from error
+        seen = _fold(path.read_text(encoding="ascii"))
+    if seen != _fold(value):
+        raise UsageError(f"{where} = {value!r}: the kernel keeps {seen!r} instead")
+    return seen
+
+
+def read(netns_name: str, name: str) -> str | None:
+    """Return sysctl *name* as seen in a namespace, blanks folded; None where this kernel lacks it."""
+    with netns.enter(netns_name):
+        try:
+            return _fold(path_of(name).read_text(encoding="ascii"))
+        except OSError:
+            return None
+
+
+def _fold(value: str) -> str:
+    return " ".join(value.split())
+
+
+def _why_missing(name: str) -> str:
+    kernel = os.uname().release
+    if name in SYSCTL_KERNELS:
+        return f"{name}: {SYSCTL_KERNELS[name]}; this is Linux {kernel}"
+    beside = path_of(name).parent
+    hint = near_match(name.rpartition(".")[2], os.listdir(beside)) if beside.is_dir() else ""
+    return f"{name}: not among the per-namespace sysctls of Linux {kernel}{hint}"

@@ -1,0 +1,203 @@
+"""Topology -> a running lab: namespaces, links, sysctls, programs. Runs as PID 1 of a sandbox.
+
+The order is the kernel's: a namespace before its links, a link before the sysctls that carry its name, sysctls before
+the first packet, addresses and routes before the programs that listen on them. Every act's undo is on one ExitStack
+the moment the act succeeded; what the stack does not reach, the sandbox's end does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from netns_tw.errors import EnvironmentLacks, UsageError
+from netns_tw.kernel import netns, process, sysctl
+from netns_tw.kernel.link import FIRST_INDEX, LOOPBACK_INDEX, Rtnl
+from netns_tw.measure.observer import Observer
+from netns_tw.model.topology import HttpProxy, HttpServer, Nginx, Program, Topology
+from netns_tw.programs import nginx
+from netns_tw.wait import DeadlineMissed, wait_until
+
+RUN = Path("/run/netns_tw")
+PROGRAMS = Path(__file__).resolve().parent / "programs" / "__main__.py"
+LISTEN_DEADLINE_S = 10.0
+ALWAYS_SHOWN = (
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_tw_reuse",
+    "net.ipv4.tcp_tw_reuse_delay",
+    "net.ipv4.tcp_timestamps",
+    "net.ipv4.tcp_max_tw_buckets",
+)
+"""The sysctls that sway every experiment here: shown with their effective values whether a file sets them or not."""
+
+
+@dataclass
+class RunningNode:
+    """A node that is up: its folder, its effective sysctls, its observer, its program."""
+
+    name: str
+    folder: Path
+    observer: Observer
+    sysctls: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    _log_at: int = 0
+
+    @property
+    def log(self) -> Path:
+        """What the node's program wrote."""
+        return self.folder / "log"
+
+    def new_log_lines(self) -> list[str]:
+        """Return the whole lines that the program logged since the last call."""
+        if not self.log.exists():
+            return []
+        with open(self.log, "rb") as log:
+            log.seek(self._log_at)
+            whole, newline, _ = log.read().rpartition(b"\n")
+        self._log_at += len(whole) + len(newline)
+        return whole.decode(errors="replace").splitlines()
+
+
+class RunningLab:
+    """A lab that is up. Leave the ``with`` block and its programs end."""
+
+    def __init__(self, topology: Topology, programs: dict[str, Program]) -> None:
+        self.topology = topology
+        self.programs = programs
+        self.nodes: dict[str, RunningNode] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> RunningLab:
+        try:
+            self._build()
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _build(self) -> None:
+        with ExitStack() as sockets:
+            rtnl: dict[str, Rtnl] = {}
+            for name in self.topology.nodes:
+                netns.add(name)
+                rtnl[name] = sockets.enter_context(Rtnl(name))
+                self.nodes[name] = self._node(name)
+            ends = _add_links(self.topology, rtnl)
+            for name, node in self.topology.nodes.items():
+                self.nodes[name].sysctls = _write_sysctls(name, node.sysctls)
+            _set_up(self.topology, rtnl, ends)
+
+    def _node(self, name: str) -> RunningNode:
+        folder = RUN / name
+        folder.mkdir(parents=True)
+        observer = Observer(name)
+        self._stack.callback(observer.close)
+        return RunningNode(name, folder, observer)
+
+    def _start(self) -> None:
+        """Start all programs, then wait until each listens; a port that is taken is a dead program with its log."""
+        for name, program in self.programs.items():
+            node = self.nodes[name]
+            try:
+                node.process = process.spawn(name, _argv(program, node.folder), node.log, node.folder)
+            except OSError as error:
+                raise EnvironmentLacks(f"node {name}: cannot start {error.filename}: {error.strerror}") from error
+            self._stack.callback(process.end, node.process)
+        for name, program in self.programs.items():
+            _wait_until_listening(self.nodes[name], program)
+
+
+def _add_links(topology: Topology, rtnl: dict[str, Rtnl]) -> dict[str, int]:
+    """Make every veth pair; return the ifindex of each endpoint."""
+    ends: dict[str, int] = {}
+    for number, link in enumerate(topology.links):
+        left, right = link
+        index = FIRST_INDEX + number
+        ends[str(left)] = index
+        ends[str(right)] = rtnl[left.node].add_veth(left.interface, index, rtnl[right.node], right.interface)
+    return ends
+
+
+def _write_sysctls(name: str, wanted: dict[str, str] | object) -> dict[str, str]:
+    assert isinstance(wanted, dict)
+    effective = {key: sysctl.write(name, key, value) for key, value in wanted.items()}
+    for key in ALWAYS_SHOWN:
+        if key not in effective and (seen := sysctl.read(name, key)) is not None:
+            effective[key] = seen
+    return effective
+
+
+def _set_up(topology: Topology, rtnl: dict[str, Rtnl], ends: dict[str, int]) -> None:
+    for node in rtnl.values():
+        node.set_up(LOOPBACK_INDEX, "lo")
+    every = [end for link in topology.links for end in link]
+    for end in every:
+        rtnl[end.node].set_up(ends[str(end)], end.interface)
+        for address in end.addresses:
+            rtnl[end.node].add_address(ends[str(end)], str(address), end.interface)
+    for end in every:
+        rtnl[end.node].wait_until_up(ends[str(end)], end.interface)
+    for name, node in topology.nodes.items():
+        for route in node.routes:
+            rtnl[name].add_route(route.to, route.via)
+
+
+def built_in(*arguments: str) -> list[str]:
+    """The argv of a built-in program; by its path and with -P, so that neither cwd nor site-packages is put in front."""
+    return [sys.executable, "-P", str(PROGRAMS), *arguments]
+
+
+def _argv(program: Program, folder: Path) -> list[str]:
+    """The argv of a node's program; nginx's configuration is written to *folder* first."""
+    listen = ["--listen", str(program.listen)]
+    if isinstance(program, HttpServer):
+        how = ["--close", program.close, "--status", str(program.status), "--body", program.body]
+        limits = ["--max-requests", str(program.max_requests), "--idle-timeout-ms", str(program.idle_timeout_ms)]
+        return built_in("http-server", *listen, *how, *limits)
+    if isinstance(program, HttpProxy):
+        kept = ["--keepalive", str(program.keepalive), "--keepalive-requests", str(program.keepalive_requests)]
+        return built_in("http-proxy", *listen, "--upstream", str(program.upstream), *kept)
+    path = process.find_program("nginx")
+    if path is None:
+        raise EnvironmentLacks("nginx is not installed: sudo apt-get install nginx-light")
+    (folder / "nginx.conf").write_text(nginx.render(program, path), encoding="utf-8")
+    return nginx.command(path, folder)
+
+
+def _wait_until_listening(node: RunningNode, program: Program) -> None:
+    """Wait for the program's LISTEN socket or its death, whichever comes first; no connection is made."""
+    what = "nginx" if isinstance(program, Nginx) else "the built-in program"
+    where = f"node {node.name}: {what} for {program.listen}"
+    child = node.process
+    assert child is not None
+
+    def listens_or_died() -> bool:
+        return child.poll() is not None or node.observer.sockets.is_listening(
+            program.listen.port, program.listen.address
+        )
+
+    try:
+        wait_until(listens_or_died, where, LISTEN_DEADLINE_S, pause_s=0.005)
+    except DeadlineMissed as error:
+        raise UsageError(f"{error}; its log ends:\n{_quoted(node.log)}") from error
+    if child.poll() is not None:
+        raise UsageError(f"{where} ended with status {child.returncode}; its log ends:\n{_quoted(node.log)}")
+
+
+def _quoted(log: Path) -> str:
+    text = process.tail(log) or "(empty)"
+    return "\n".join(f"  | {line}" for line in text.splitlines())
+
+
+def kernel_release() -> str:
+    """The kernel's name and release, ``Linux 6.18.44``."""
+    name = os.uname()
+    return f"{name.sysname} {name.release}"

@@ -1,0 +1,1 @@
+"""Floor 1': labs, experiments, records and the rules about them. Pure: no kernel, no clock, no root."""

@@ -1,0 +1,123 @@
+"""An experiment: one claim, the steps that put it to the test, what is expected, and why.
+
+An expectation is a property that holds in every run, never a sample of a race (D6): an identity or a bound between a
+*subject* that is counted (responses, sockets, a counter's growth, log lines) and an expression over named quantities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from netns_tw.model.topology import Node
+
+CLIENTS = ("h11", "curl")
+SERVERS = ("h11", "nginx")
+COMPARISONS = {"equals": "==", "at_least": ">=", "at_most": "<="}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One series of requests from one node. Times in ms."""
+
+    name: str
+    url: str
+    node: str = "client"
+    client: str = "h11"
+    requests: int = 1
+    interval_ms: float = 0
+    http: str = "1.1"
+    concurrency: int = 1
+    keep_alive: bool = False
+    source_ports: tuple[int, ...] = ()
+    timeout_ms: int = 10_000
+    within_ms: int | None = None
+    """If the step takes longer, the verdict is inconclusive."""
+    reference: str = ""
+    """What the source document saw."""
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Count responses; every filter given must hold."""
+
+    status: int | None = None
+    ok: bool | None = None
+    errno: str | None = None
+    call: str | None = None
+    after_first_failure: bool = False
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """Count a node's sockets at the end of the step, by state and 4-tuple."""
+
+    node: str
+    state: str
+    remote: str | None = None
+    """``ADDRESS`` or ``ADDRESS:PORT``."""
+    local_port: int | None = None
+
+
+@dataclass(frozen=True)
+class Counter:
+    """How much a node's counter (nstat's name) grew."""
+
+    node: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Log:
+    """Count the lines in a node's program log that match a regular expression."""
+
+    node: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Value:
+    """An expression as subject."""
+
+    expression: str
+
+
+Subject = Responses | Sockets | Counter | Log | Value
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A subject and its comparisons, ``{"equals": "usable_ports"}``; of one step, or of the whole experiment."""
+
+    name: str
+    subject: Subject
+    comparisons: Mapping[str, str]
+    step: str | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One claim about one lab."""
+
+    lab: str
+    claim_id: str
+    """The file's name without its ending."""
+    claim: str
+    source: str
+    steps: tuple[Step, ...]
+    expectations: tuple[Expectation, ...]
+    why: str
+    within_ms: int | None = None
+    ports_of: str | None = None
+    """The node whose port budget ``usable_ports`` means."""
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    measures: Mapping[str, Subject] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return f"{self.lab}/{self.claim_id}"
+
+    @property
+    def least_ms(self) -> float:
+        """The time its paces alone take."""
+        return sum(step.interval_ms * (step.requests - 1) for step in self.steps)

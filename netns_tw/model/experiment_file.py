@@ -1,0 +1,263 @@
+"""experiments/CLAIM.toml -> Experiment: what a claim's file may say, checked against its lab."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Collection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from netns_tw.errors import near_match
+from netns_tw.model import expression
+from netns_tw.model.experiment import (
+    CLIENTS,
+    COMPARISONS,
+    Counter,
+    Expectation,
+    Experiment,
+    Log,
+    Responses,
+    Sockets,
+    Step,
+    Subject,
+    Value,
+)
+from netns_tw.model.reader import Document, Table
+from netns_tw.model.topology import PORT_RANGE, Listen, Topology
+from netns_tw.model.topology_file import MAX_INT, listener_problems, read_node
+from netns_tw.rules import TCP_STATES
+
+MAX_REQUESTS = 1_000_000
+SUBJECTS = ("responses", "sockets", "counter", "log", "value")
+STEP_VALUES = ("requests", "ok", "failed", "elapsed_ms")
+PORT_VALUES = ("usable_ports", "usable_ports_min", "usable_ports_max")
+_ERRNOS = frozenset(errno.errorcode.values())
+
+
+def read_experiment(path: Path, lab: Topology) -> Experiment:
+    """Read one experiment file of *lab*.
+
+    Raises:
+        FileProblems: all that is wrong in it.
+    """
+    document = Document(path)
+    root = document.root
+    root.check_format()
+    nodes = {}
+    for name, table in root.tables("nodes"):
+        if name not in lab.nodes:
+            root.problem(f"nodes.{name}", f"lab {lab.name} has no node {name!r}{near_match(name, lab.nodes)}")
+        nodes[name] = read_node(name, table, path.parent.parent)
+    changed = lab.with_nodes({name: node for name, node in nodes.items() if name in lab.nodes})
+    for name in nodes:
+        for problem in listener_problems(changed, changed.nodes[name]) if name in lab.nodes else ():
+            root.problem(f"nodes.{name}.program.listen", problem)
+    steps = tuple(_step(table, changed) for table in root.each("steps"))
+    _check_steps(root, steps)
+    measures = {name: _subject_in(table, changed) for name, table in root.tables("measures")}
+    ports_of = root.value("ports_of", str)
+    found = Experiment(
+        lab=lab.name,
+        claim_id=path.stem,
+        claim=root.text("claim"),
+        source=root.text("source"),
+        steps=steps,
+        expectations=tuple(_expectation(table, changed) for table in root.each("expect")),
+        why=root.text("why").strip(),
+        within_ms=root.value("within_ms", int),
+        ports_of=ports_of or _only_node_with_a_range(changed),
+        nodes=nodes,
+        measures={name: subject for name, subject in measures.items() if subject},
+    )
+    root.end()
+    _check_expectations(root, found, changed)
+    document.finish()
+    return found
+
+
+def _only_node_with_a_range(lab: Topology) -> str | None:
+    having = [name for name, node in lab.nodes.items() if PORT_RANGE in node.sysctls]
+    return having[0] if len(having) == 1 else None
+
+
+def _step(table: Table, lab: Topology) -> Step:
+    step = Step(
+        name=table.text("name"),
+        url=table.text("url"),
+        node=table.choice("node", lab.nodes.keys(), "client"),
+        client=table.choice("client", CLIENTS, "h11"),
+        requests=table.number("requests", 1, 1, MAX_REQUESTS),
+        interval_ms=table.value("interval_ms", float, 0.0) or 0.0,
+        http=table.choice("http", ("1.0", "1.1"), "1.1"),
+        concurrency=table.number("concurrency", 1, 1, 256),
+        keep_alive=table.value("keep_alive", bool, False) or False,
+        source_ports=_ports(table),
+        timeout_ms=table.number("timeout_ms", 10_000, 1, MAX_INT),
+        within_ms=table.value("within_ms", int),
+        reference=table.text("reference", ""),
+    )
+    if step.node not in lab.nodes:
+        table.problem("node", f"lab {lab.name} has no node {step.node!r}; say which node requests")
+    if step.interval_ms < 0:
+        table.problem("interval_ms", "must not be negative")
+    _check_url(table, step.url, lab)
+    table.end()
+    return step
+
+
+def _ports(table: Table) -> tuple[int, ...]:
+    text = table.value("source_ports", str)
+    if text is None:
+        return ()
+    try:
+        first, _, last = text.partition("-")
+        ports = tuple(range(int(first), int(last or first) + 1))
+        if not ports or not 0 < ports[0] <= ports[-1] < 65536:
+            raise ValueError
+    except ValueError:
+        table.problem("source_ports", f"must be 'FIRST-LAST', such as '1024-1034', not {text!r}")
+        return ()
+    return ports
+
+
+def _check_url(table: Table, url: str, lab: Topology) -> None:
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        Listen.parse(f"{parts.netloc}" if parts.port else f"{parts.netloc}:80")
+    except ValueError:
+        parts = None
+    if parts is None or parts.scheme != "http" or re.search(r"[\s\x00-\x1f]", url):
+        table.problem("url", f"must be http://ADDRESS[:PORT]/..., the address a number, not {url!r}")
+    elif lab.owner_of(parts.hostname or "") is None:
+        table.problem("url", f"no node of lab {lab.name} has the address {parts.hostname}")
+
+
+def _check_steps(root: Table, steps: tuple[Step, ...]) -> None:
+    if not steps:
+        root.problem("steps", "missing; an experiment has at least one step, [[steps]]")
+    for number, step in enumerate(steps):
+        if step.name in [one.name for one in steps[:number]]:
+            root.problem(f"steps[{number}].name", f"{step.name!r} is the name of an earlier step")
+
+
+def _subject_in(table: Table, lab: Topology) -> Subject | None:
+    """Read the one subject in *table*."""
+    given = [key for key in SUBJECTS if key in table]
+    if len(given) != 1:
+        table.problem("", f"must have exactly one of {', '.join(SUBJECTS)}; it has {', '.join(given) or 'none'}")
+    subject: Subject | None = None
+    for key in given:
+        if key == "value":
+            subject = Value(table.text("value"))
+        elif (inner := table.table(key)) is not None:
+            subject = _READERS[key](inner, lab)
+            inner.end()
+    return subject
+
+
+def _responses(table: Table, _lab: Topology) -> Subject:
+    name = table.value("errno", str)
+    if name is not None and name not in _ERRNOS:
+        table.problem("errno", f"no errno is called {name!r}{near_match(name, _ERRNOS)}")
+    return Responses(
+        status=table.value("status", int),
+        ok=table.value("ok", bool),
+        errno=name,
+        call=table.choice("call", ("bind", "connect", "send", "recv"), "") or None,
+        after_first_failure=table.value("after_first_failure", bool, False) or False,
+    )
+
+
+def _sockets(table: Table, lab: Topology) -> Subject:
+    remote = table.value("remote", str)
+    if remote is not None:
+        try:
+            Listen.parse(remote if remote.count(":") == 1 or "]:" in remote else f"{remote}:1")
+        except ValueError:
+            table.problem("remote", f"must be ADDRESS or ADDRESS:PORT, not {remote!r}")
+    node = table.choice("node", lab.nodes.keys())
+    state = table.choice("state", TCP_STATES.values())
+    return Sockets(node, state, remote, table.value("local_port", int))
+
+
+def _counter(table: Table, lab: Topology) -> Subject:
+    name = table.text("name")
+    if name and not re.fullmatch(r"(Tcp|TcpExt)[A-Z]\w*", name):
+        table.problem("name", f"must be nstat's name of a TCP counter, such as 'TcpExtTWRecycled', not {name!r}")
+    return Counter(table.choice("node", lab.nodes.keys()), name)
+
+
+def _log(table: Table, lab: Topology) -> Subject:
+    pattern = table.text("pattern")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        table.problem("pattern", f"not a regular expression: {error}")
+    return Log(table.choice("node", lab.nodes.keys()), pattern)
+
+
+_READERS = {"responses": _responses, "sockets": _sockets, "counter": _counter, "log": _log}
+
+
+def _expectation(table: Table, lab: Topology) -> Expectation:
+    subject = _subject_in(table, lab)
+    comparisons: dict[str, str] = {}
+    for key in COMPARISONS:
+        if key in table:
+            found = table.value(key, str) if isinstance(table._values[key], str) else table.value(key, int)
+            comparisons[key] = str(found)
+    if not comparisons:
+        table.problem("", f"must have one of {', '.join(COMPARISONS)}")
+    found = Expectation(table.text("name"), subject or Value("0"), comparisons, table.value("step", str))
+    table.end()
+    return found
+
+
+def _check_expectations(root: Table, found: Experiment, lab: Topology) -> None:
+    if not found.expectations:
+        root.problem("expect", "missing; an experiment expects at least one thing, [[expect]]")
+    steps = [step.name for step in found.steps]
+    known = {*STEP_VALUES, *PORT_VALUES, *found.measures}
+    for number, one in enumerate(found.expectations):
+        where = f"expect[{number}]"
+        if one.step is not None and one.step not in steps:
+            root.problem(f"{where}.step", f"no step is called {one.step!r}{near_match(one.step, steps)}")
+        for key, text in one.comparisons.items():
+            _check_expression(root, f"{where}.{key}", text, known, found, lab)
+        if isinstance(one.subject, Value):
+            _check_expression(root, f"{where}.value", one.subject.expression, known, found, lab)
+    for name, subject in found.measures.items():
+        if isinstance(subject, Value):
+            root.problem(f"measures.{name}", "must count something; an expression goes into an expectation")
+
+
+def _check_expression(
+    root: Table, where: str, text: str, known: Collection[str], found: Experiment, lab: Topology
+) -> None:
+    try:
+        used = expression.names(text)
+    except ValueError as error:
+        root.problem(where, f"{text!r}: {error}")
+        return
+    for name in sorted(used):
+        if name in PORT_VALUES:
+            _check_port_value(root, where, name, found, lab)
+        elif name not in known and name not in _ERRNOS and not name.startswith(expression.STATUS_PREFIX):
+            root.problem(where, f"{text!r}: no quantity is called {name!r}{near_match(name, known)}")
+
+
+def _check_port_value(root: Table, where: str, name: str, found: Experiment, lab: Topology) -> None:
+    if found.ports_of is None or found.ports_of not in lab.nodes:
+        root.problem(where, f"{name}: of which node? say ports_of = 'NODE', one of {', '.join(lab.nodes)}")
+        return
+    try:
+        ports = lab.usable_ports(found.ports_of)
+    except ValueError:
+        return  # the range is wrong, and said to be so where it stands
+    if name == "usable_ports" and not ports.is_exact:
+        root.problem(
+            where, f"usable_ports is {ports} here, by the kernel's chance; use usable_ports_min and usable_ports_max"
+        )

@@ -1,0 +1,121 @@
+"""Where labs are found: those that come with netns_tw, and a user's own folder by its path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from netns_tw.errors import UsageError, near_match
+from netns_tw.model.experiment import Experiment
+from netns_tw.model.experiment_file import read_experiment
+from netns_tw.model.reader import FileProblems, Problem
+from netns_tw.model.topology import Topology
+from netns_tw.model.topology_file import read_topology
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+SHIPPED = (_PACKAGE / "topologies", _PACKAGE.parent / "topologies")
+"""In an installed wheel, and in a checkout."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab's folder, read: its topology and its experiments by claim."""
+
+    topology: Topology
+    experiments: dict[str, Experiment]
+
+    @property
+    def name(self) -> str:
+        return self.topology.name
+
+
+def shipped_folder() -> Path:
+    """The folder of the labs that come with netns_tw.
+
+    Raises:
+        UsageError: this installation has none.
+    """
+    for folder in SHIPPED:
+        if folder.is_dir():
+            return folder
+    raise UsageError(f"this installation has no labs: neither {SHIPPED[0]} nor {SHIPPED[1]} exists")
+
+
+def shipped_names() -> list[str]:
+    """The names of the labs that come with netns_tw, sorted."""
+    return sorted(path.parent.name for path in shipped_folder().glob("*/topology.toml"))
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a lab by its name or its path (one that holds a '/' or is '.').
+
+    Raises:
+        UsageError: there is none; with the near match.
+    """
+    if "/" in name or name in (".", ".."):
+        folder = Path(name)
+        if not (folder / "topology.toml").is_file():
+            raise UsageError(f"{name}: no lab there, a lab's folder holds a topology.toml")
+        return folder
+    names = shipped_names()
+    if name not in names:
+        path = " (a lab of your own is named by its path, ./" + name + ")" if Path(name).is_dir() else ""
+        raise UsageError(f"no lab is called {name!r}{near_match(name, names)}; there are {', '.join(names)}{path}")
+    return shipped_folder() / name
+
+
+def read_lab(folder: Path) -> Lab:
+    """Read a lab's folder whole.
+
+    Raises:
+        FileProblems: all problems of all its files.
+    """
+    topology = read_topology(folder / "topology.toml")
+    problems: list[Problem] = []
+    experiments: dict[str, Experiment] = {}
+    for path in sorted((folder / "experiments").glob("*.toml")):
+        try:
+            experiments[path.stem] = read_experiment(path, topology)
+        except FileProblems as error:
+            problems.extend(error.problems)
+    if problems:
+        raise FileProblems(problems)
+    return Lab(topology, experiments)
+
+
+def find(names: list[str]) -> Iterator[tuple[Lab, Experiment]]:
+    """Yield the experiments that LAB and LAB/CLAIM words mean, each once, in the order given; all where there are none.
+
+    Raises:
+        UsageError: a lab or claim does not exist.
+    """
+    seen: set[tuple[Path, str]] = set()
+    labs: dict[Path, Lab] = {}
+    for name in names or shipped_names():
+        folder, claim = _split(name)
+        lab = labs.setdefault(folder, read_lab(folder))
+        for experiment in [pick(lab, claim)] if claim else lab.experiments.values():
+            if (folder, experiment.claim_id) not in seen:
+                seen.add((folder, experiment.claim_id))
+                yield lab, experiment
+
+
+def _split(name: str) -> tuple[Path, str]:
+    """Split LAB/CLAIM; a path that is a lab's folder is one, else its last part is the claim."""
+    if "/" not in name or (Path(name) / "topology.toml").is_file():
+        return folder_of(name), ""
+    lab, _, claim = name.rstrip("/").rpartition("/")
+    return folder_of(lab), claim.removesuffix(".toml")
+
+
+def pick(lab: Lab, claim: str) -> Experiment:
+    """Return the experiment of *lab* called *claim*.
+
+    Raises:
+        UsageError: there is none; with the near match.
+    """
+    if claim not in lab.experiments:
+        near = near_match(claim, lab.experiments)
+        raise UsageError(f"lab {lab.name} has no claim {claim!r}{near}; see: netns_tw show {lab.name}")
+    return lab.experiments[claim]

@@ -1,0 +1,175 @@
+"""A lab as its file describes it: nodes, links, programs. Frozen, and checked for sense before anything is built."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from netns_tw.model import budget
+
+MAX_IFNAME_BYTES = 15
+"""IFNAMSIZ - 1 (include/uapi/linux/if.h)."""
+PORT_RANGE = "net.ipv4.ip_local_port_range"
+RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
+DEFAULT_PORT_RANGE = "32768 60999"
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+@dataclass(frozen=True)
+class Listen:
+    """An address and a TCP port, as ``198.18.1.1:80`` or ``[2001:db8::1]:80``."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Listen:
+        """Parse ``ADDRESS:PORT``.
+
+        Raises:
+            ValueError: it is none.
+        """
+        address, _, port = text.rpartition(":")
+        if address.startswith("[") and address.endswith("]"):
+            return cls(str(ipaddress.IPv6Address(address[1:-1])), cls._port(port))
+        return cls(str(ipaddress.IPv4Address(address)), cls._port(port))
+
+    @staticmethod
+    def _port(text: str) -> int:
+        number = int(text)
+        if not 0 < number < 65536:
+            raise ValueError(f"port {number}")
+        return number
+
+
+@dataclass(frozen=True)
+class HttpServer:
+    """The built-in server, or the nginx that stands in for it."""
+
+    listen: Listen
+    close: str = "keep-alive"
+    status: int = 200
+    body: str = "hello from netns_tw\n"
+    max_requests: int = 0
+    idle_timeout_ms: int = 60_000
+
+
+@dataclass(frozen=True)
+class HttpProxy:
+    """The embedded load balancer."""
+
+    listen: Listen
+    upstream: Listen
+    keepalive: int = 0
+    keepalive_requests: int = 1000
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """A real nginx with the lab's own configuration file; ``%%TOKENS%%`` in it are filled in."""
+
+    listen: Listen
+    config: str
+    config_text: str = field(repr=False, default="")
+    tokens: Mapping[str, str] = field(default_factory=dict)
+
+
+Program = HttpServer | HttpProxy | Nginx
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What runs on a node: as written, and what the file names for the built-in (h11) and the nginx set."""
+
+    default: Program
+    h11: Program | None = None
+    nginx: Program | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of a node: network *to*, by neighbour *via*."""
+
+    to: str
+    via: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One namespace: its sysctls, its program, its routes."""
+
+    name: str
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    programs: Programs | None = None
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One end of a link: a node's interface and its addresses."""
+
+    node: str
+    interface: str
+    addresses: tuple[Interface, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.node}:{self.interface}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A veth pair."""
+
+    left: Endpoint
+    right: Endpoint
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        return iter((self.left, self.right))
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A lab: its nodes by name, its links, the folder it came from."""
+
+    name: str
+    description: str
+    nodes: Mapping[str, Node]
+    links: tuple[Link, ...]
+    folder: Path
+
+    def with_nodes(self, overlay: Mapping[str, Node]) -> Topology:
+        """Return the lab as an experiment changes it: sysctls are added, a program or routes given replace the lab's."""
+        nodes = dict(self.nodes)
+        for name, changed in overlay.items():
+            base = nodes[name]
+            nodes[name] = replace(
+                base,
+                sysctls={**base.sysctls, **changed.sysctls},
+                programs=changed.programs or base.programs,
+                routes=changed.routes or base.routes,
+            )
+        return replace(self, nodes=nodes)
+
+    def owner_of(self, address: str) -> str | None:
+        """The node that has *address*, or None."""
+        for link in self.links:
+            for end in link:
+                if any(str(one.ip) == address for one in end.addresses):
+                    return end.node
+        return None
+
+    def usable_ports(self, node: str) -> budget.UsablePorts:
+        """What the port budget says of *node* towards one destination.
+
+        Raises:
+            ValueError: its sysctls hold no port range.
+        """
+        sysctls = self.nodes[node].sysctls
+        low, high = (int(word) for word in sysctls.get(PORT_RANGE, DEFAULT_PORT_RANGE).split())
+        return budget.usable_ports(low, high, budget.parse_ports(sysctls.get(RESERVED_PORTS, "")))

@@ -1,0 +1,251 @@
+"""topology.toml -> Topology: what a lab's file may say, and what in it cannot be built."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+
+from netns_tw.errors import near_match
+from netns_tw.rules import CLOSE_STYLES, is_per_namespace
+from netns_tw.model.reader import Document, Table
+from netns_tw.model.topology import (
+    MAX_IFNAME_BYTES,
+    PORT_RANGE,
+    RESERVED_PORTS,
+    Endpoint,
+    HttpProxy,
+    HttpServer,
+    Interface,
+    Link,
+    Listen,
+    Nginx,
+    Node,
+    Program,
+    Programs,
+    Route,
+    Topology,
+)
+from netns_tw.model.budget import parse_ports
+
+KINDS = ("nginx", "http-server", "http-proxy")
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
+LISTEN_RULE = "ADDRESS:PORT, such as '198.18.1.1:80' or '[2001:db8::1]:80'"
+NGINX_TOKENS = ("GLOBALS", "HTTP_GLOBALS", "LISTEN")
+"""Filled in by the harness; GLOBALS and HTTP_GLOBALS must stand in every nginx.conf."""
+_TOKEN = re.compile(r"%%([A-Z_]+)%%")
+MAX_INT = 10**9
+
+
+def read_topology(path: Path) -> Topology:
+    """Read a lab's topology.toml.
+
+    Raises:
+        FileProblems: all that is wrong in it.
+    """
+    document = Document(path)
+    root = document.root
+    root.check_format()
+    name = root.text("name")
+    if name and not NAME.fullmatch(name):
+        root.problem("name", f"must be {NAME_RULE}, not {name!r}")
+    description = root.text("description", "")
+    nodes = {one: read_node(one, table, path.parent) for one, table in root.tables("nodes")}
+    if not nodes:
+        root.problem("nodes", "missing; a lab has at least one node, [nodes.NAME]")
+    links = tuple(filter(None, (_link(table, nodes) for table in root.each("links"))))
+    root.end()
+    topology = Topology(name, description, nodes, links, path.parent)
+    _check_interfaces(root, topology)
+    _check_listeners(root, topology)
+    document.finish()
+    return topology
+
+
+def read_node(name: str, table: Table, folder: Path) -> Node:
+    """Read one node's table; an experiment's overlay has the same form."""
+    if not NAME.fullmatch(name):
+        table.problem("", f"a node's name must be {NAME_RULE}")
+    sysctls = _sysctls(table)
+    program = table.table("program")
+    programs = _programs(program, folder) if program else None
+    routes = tuple(filter(None, (_route(one) for one in table.each("routes"))))
+    table.end()
+    return Node(name, sysctls, programs, routes)
+
+
+def _sysctls(table: Table) -> dict[str, str]:
+    found: dict[str, str] = {}
+    inner = table.table("sysctls")
+    for key, value in inner.items() if inner else ():
+        assert inner is not None
+        if not is_per_namespace(key):
+            inner.problem(key, "not per-namespace: a lab cannot set it without changing the whole machine")
+        elif type(value) not in (str, int):
+            inner.problem(key, f"must be a string or a whole number, not {value!r}")
+        else:
+            found[key] = " ".join(str(value).split())
+            _check_ports(inner, key, found[key])
+    return found
+
+
+def _check_ports(table: Table, key: str, value: str) -> None:
+    try:
+        if key == RESERVED_PORTS:
+            parse_ports(value)
+        elif key == PORT_RANGE:
+            low, high = (int(word) for word in value.split())
+            if not 0 < low <= high < 65536:
+                raise ValueError
+    except ValueError:
+        form = "'1024,1030-1034'" if key == RESERVED_PORTS else "'FIRST LAST' with 0 < FIRST <= LAST < 65536"
+        table.problem(key, f"must be ports in the form {form}, not {value!r}")
+
+
+def _route(table: Table) -> Route | None:
+    to = table.parsed("to", lambda text: str(ipaddress.ip_network(text)), "a network such as '198.18.2.0/24'")
+    via = table.parsed("via", lambda text: str(ipaddress.ip_address(text)), "an address")
+    table.end()
+    return Route(to, via) if to and via else None
+
+
+def _programs(table: Table, folder: Path) -> Programs | None:
+    h11, nginx = table.table("h11"), table.table("nginx")
+    default = _program(table, folder, KINDS)
+    others = (
+        _program(h11, folder, ("http-server", "http-proxy")) if h11 else None,
+        _program(nginx, folder, ("nginx",)) if nginx else None,
+    )
+    return Programs(default, *others) if default else None
+
+
+def _program(table: Table, folder: Path, kinds: tuple[str, ...]) -> Program | None:
+    kind = table.choice("kind", kinds)
+    listen = table.parsed("listen", Listen.parse, LISTEN_RULE)
+    found: Program | None = None
+    if kind == "nginx":
+        found = _nginx(table, listen, folder)
+    elif kind == "http-server":
+        found = _http_server(table, listen)
+    elif kind == "http-proxy":
+        upstream = table.parsed("upstream", Listen.parse, LISTEN_RULE)
+        keepalive = table.number("keepalive", 0, 0, 10_000)
+        limit = table.number("keepalive_requests", 1000, 1, MAX_INT)
+        found = HttpProxy(listen, upstream, keepalive, limit) if listen and upstream else None
+    if kind in kinds:
+        table.end()
+    return found
+
+
+def _http_server(table: Table, listen: Listen | None) -> HttpServer | None:
+    close = table.choice("close", CLOSE_STYLES, "keep-alive")
+    status = table.number("status", 200, 200, 599)
+    body = table.text("body", "hello from netns_tw\n")
+    limit = table.number("max_requests", 0, 0, MAX_INT)
+    idle = table.number("idle_timeout_ms", 60_000, 1, MAX_INT)
+    return HttpServer(listen, close, status, body, limit, idle) if listen else None
+
+
+def _nginx(table: Table, listen: Listen | None, folder: Path) -> Nginx | None:
+    config = table.text("config")
+    inner = table.table("tokens")
+    tokens = {key: str(value) for key, value in inner.items()} if inner else {}
+    text = ""
+    if config:
+        try:
+            if ".." in Path(config).parts or Path(config).is_absolute():
+                table.problem("config", f"{config!r} must lie in the lab's own folder")
+            else:
+                text = (folder / config).read_text(encoding="utf-8")
+                _check_tokens(table, config, text, tokens)
+        except (OSError, UnicodeDecodeError) as error:
+            near = near_match(config, [one.name for one in folder.glob("*.conf")])
+            table.problem("config", f"{config!r}: {getattr(error, 'strerror', None) or 'not UTF-8'}{near}")
+    return Nginx(listen, config, text, tokens) if listen else None
+
+
+def _check_tokens(table: Table, config: str, text: str, tokens: dict[str, str]) -> None:
+    used = set(_TOKEN.findall(text))
+    known = {*NGINX_TOKENS, *tokens}
+    for token in sorted(used - known):
+        table.problem("config", f"{config}: unknown token %%{token}%%{near_match(token, known)}")
+    for token in ("GLOBALS", "HTTP_GLOBALS"):
+        if token not in used:
+            place = "at its top" if token == "GLOBALS" else "inside http { }"
+            table.problem("config", f"{config}: needs %%{token}%% {place}: the lab's own paths go there")
+
+
+def _link(table: Table, nodes: dict[str, Node]) -> Link | None:
+    names = table.array("endpoints", str)
+    addresses = table.array("addresses", list) or [[], []]
+    table.end()
+    if len(names) != 2:
+        table.problem("endpoints", f"must name two endpoints, ['NODE:INTERFACE', ...], not {len(names)}")
+        return None
+    if len(addresses) != 2:
+        table.problem("addresses", f"must be two lists, one for each endpoint, not {len(addresses)}")
+        return None
+    ends = [_endpoint(table, name, given, nodes) for name, given in zip(names, addresses, strict=True)]
+    left, right = ends
+    return Link(left, right) if left and right else None
+
+
+def _endpoint(table: Table, text: str, addresses: list[object], nodes: dict[str, Node]) -> Endpoint | None:
+    node, colon, interface = text.partition(":")
+    if not colon or not interface:
+        table.problem("endpoints", f"{text!r} is not NODE:INTERFACE")
+        return None
+    if node not in nodes:
+        table.problem("endpoints", f"{text!r}: no node {node!r}{near_match(node, nodes)}")
+        return None
+    if len(interface.encode()) > MAX_IFNAME_BYTES:
+        table.problem("endpoints", f"{text!r}: an interface name has at most {MAX_IFNAME_BYTES} bytes")
+    elif interface in (".", "..", "lo") or re.search(r"[\s/:%\0]", interface):
+        table.problem("endpoints", f"{text!r}: no name for an interface")
+    found: list[Interface] = []
+    for address in addresses:
+        try:
+            if not isinstance(address, str) or "/" not in address:
+                raise ValueError
+            found.append(ipaddress.ip_interface(address))
+        except ValueError:
+            table.problem("addresses", f"{address!r} is no address with a prefix, such as '198.18.1.1/24'")
+    return Endpoint(node, interface, tuple(found))
+
+
+def _check_interfaces(root: Table, topology: Topology) -> None:
+    """Each interface and each address once; both ends of a link in one network."""
+    seen: dict[str, str] = {}
+    for number, link in enumerate(topology.links):
+        for end in link:
+            if str(end) in seen:
+                root.problem(f"links[{number}].endpoints", f"{end} is an end of {seen[str(end)]} already")
+            seen[str(end)] = f"links[{number}]"
+            for one in end.addresses:
+                address = str(one.ip)
+                if address in seen:
+                    root.problem(f"links[{number}].addresses", f"{address} is used twice, here and by {seen[address]}")
+                seen[address] = str(end)
+        left, right = ({one.network for one in end.addresses} for end in link)
+        for network in sorted(map(str, left ^ right)):
+            side = link.left if network in map(str, left) else link.right
+            message = f"{side} is in {network}, and the other end is not: an address outside its link's prefix"
+            root.problem(f"links[{number}].addresses", message)
+
+
+def _check_listeners(root: Table, topology: Topology) -> None:
+    for name, node in topology.nodes.items():
+        for problem in listener_problems(topology, node):
+            root.problem(f"nodes.{name}.program.listen", problem)
+
+
+def listener_problems(topology: Topology, node: Node) -> list[str]:
+    """What is wrong with where a node's program listens, given the lab's links."""
+    if node.programs is None:
+        return []
+    address = node.programs.default.listen.address
+    owner = topology.owner_of(address)
+    if address in ("0.0.0.0", "::", "127.0.0.1", "::1") or owner == node.name:
+        return []
+    return [f"{address} is no address of {node.name}" + (f", but of {owner}" if owner else "")]

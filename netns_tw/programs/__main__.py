@@ -1,0 +1,115 @@
+"""Run one built-in program alone, so that curl, ab, wrk or any HTTP program can be pointed at it or at its peer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by its path from a checkout; last, so it hides nothing
+
+EXIT_CANNOT_LISTEN = 98
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """Split ``ADDRESS:PORT``; an IPv6 address stands in brackets."""
+    address, _, port = text.rpartition(":")
+    if not address or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    return address.strip("[]"), int(port)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from netns_tw.rules import CLOSE_STYLES
+
+    parser = argparse.ArgumentParser(prog="python -m netns_tw.programs", description=__doc__)
+    commands = parser.add_subparsers(dest="program", required=True, metavar="PROGRAM")
+    server = commands.add_parser("http-server", help="a server that closes the way it is told to")
+    server.add_argument("--listen", type=endpoint, required=True, metavar="ADDRESS:PORT")
+    server.add_argument("--close", choices=CLOSE_STYLES, default="keep-alive", help="who closes first, and how")
+    server.add_argument("--status", type=int, default=200)
+    server.add_argument("--body", default="hello from netns_tw\n", help="text of every response")
+    server.add_argument("--max-requests", type=int, default=0, help="per connection (keep-alive); 0: no limit")
+    server.add_argument("--idle-timeout-ms", type=int, default=60_000)
+    server.add_argument("--request-timeout-ms", type=int, default=10_000, help="from first to last byte, then 408")
+    proxy = commands.add_parser("http-proxy", help="the embedded load balancer")
+    proxy.add_argument("--listen", type=endpoint, required=True, metavar="ADDRESS:PORT")
+    proxy.add_argument("--upstream", type=endpoint, required=True, metavar="ADDRESS:PORT")
+    proxy.add_argument("--keepalive", type=int, default=0, help="idle upstream connections kept; 0: none")
+    proxy.add_argument("--keepalive-requests", type=int, default=1000, help="requests before the proxy closes one")
+    for name, what in (("h11", "the built-in client"), ("curl", "one curl process per request")):
+        client = commands.add_parser(name, help=f"{what}; prints a JSON line per request")
+        client.add_argument("url")
+        client.add_argument("-n", "--requests", type=int, default=1)
+        client.add_argument("--interval-ms", type=float, default=0)
+        client.add_argument("--http", choices=("1.0", "1.1"), default="1.1")
+        client.add_argument("-c", "--concurrency", type=int, default=1)
+        client.add_argument("--keep-alive", action="store_true", help="several requests per connection")
+        client.add_argument("--source-ports", type=int, nargs="*", default=[], metavar="PORT")
+        client.add_argument("--timeout-ms", type=int, default=10_000)
+        client.add_argument("--curl", default="curl", metavar="PATH", help="the curl program")
+    return parser
+
+
+def _server(given: argparse.Namespace) -> None:
+    from netns_tw.programs.server import Behaviour, Server, listen
+
+    behaviour = Behaviour(
+        given.close,
+        given.status,
+        given.body.encode(),
+        given.max_requests,
+        given.idle_timeout_ms,
+        given.request_timeout_ms,
+    )
+    Server(listen(*given.listen), behaviour).run()
+
+
+def _proxy(given: argparse.Namespace) -> None:
+    import asyncio
+
+    from netns_tw.programs.proxy import Proxy, Upstream
+    from netns_tw.programs.server import listen
+
+    upstream = Upstream(*given.upstream, given.keepalive, given.keepalive_requests)
+    asyncio.run(Proxy(upstream).serve(listen(*given.listen)))
+
+
+def _client(given: argparse.Namespace) -> None:
+    from netns_tw.programs import client, curl
+
+    plan = client.Plan(
+        given.url,
+        given.requests,
+        given.interval_ms,
+        given.http,
+        given.concurrency,
+        given.keep_alive,
+        tuple(given.source_ports),
+        given.timeout_ms,
+    )
+    if given.program == "h11":
+        client.run(plan, client.print_outcome)
+    else:
+        curl.run(plan, given.curl, client.print_outcome)
+
+
+def main() -> int:
+    """Run the program named on the command line; exit 98 with one line when it cannot listen."""
+    given = _parser().parse_args()
+    run = {"http-server": _server, "http-proxy": _proxy}.get(given.program, _client)
+    try:
+        run(given)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        where = ":".join(map(str, given.listen)) if "listen" in given else given.url
+        print(f"{given.program}: {where}: {error.strerror or error} (errno {error.errno})", file=sys.stderr)
+        return EXIT_CANNOT_LISTEN
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

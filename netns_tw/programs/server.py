@@ -1,0 +1,284 @@
+"""The built-in HTTP server: it closes the way it is told to.
+
+Theory. The side that sends the first FIN, the *active closer*, keeps the connection's 4-tuple in TIME_WAIT for 60 s
+(RFC 9293 section 3.6.1; TCP_TIMEWAIT_LEN). Real servers leave to a race which side that is. This one has close styles:
+
+    server-first   the body ends with the connection, so the peer cannot close before us
+    client-first   Content-Length, then we wait for the peer's FIN before we close
+    race           Content-Length, then close at once, as nginx does without keep-alive
+    reset          Content-Length, then RST (SO_LINGER with 0 s): no TIME_WAIT on either side
+    keep-alive     HTTP keep-alive until the peer, ``max_requests`` or the idle time ends it
+
+One process, one thread, one loop over epoll: nothing a single peer does (half a request, a body that never comes, a
+reset) holds up another one, and every state has a deadline.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import selectors
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from netns_tw.programs import http11
+
+
+BACKLOG = 4096
+READ_BYTES = 16 * 1024
+DRAIN_BYTES = 1024 * 1024
+SWEEP_S = 0.25
+RESET_LINGER = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What the server answers and how it closes. Times in ms."""
+
+    close: str = "keep-alive"
+    status: int = 200
+    body: bytes = b"hello from netns_tw\n"
+    max_requests: int = 0
+    """Requests per connection in style keep-alive before the server closes; 0: no limit."""
+    idle_timeout_ms: int = 60_000
+    """Keep-alive: ms without a request before the server closes."""
+    request_timeout_ms: int = 10_000
+    """Ms from a request's first byte to its last before 408."""
+    fin_timeout_ms: int = 5_000
+    """Ms to wait for the peer's FIN (client-first, and after a refusal) before closing anyway."""
+
+
+class Then(enum.Enum):
+    """What follows once a response has left."""
+
+    KEEP = "read the next request"
+    CLOSE = "close"
+    WAIT_FOR_FIN = "close after the peer has"
+    DRAIN = "send FIN, read what the peer still sends, close"
+    RESET = "send RST"
+
+
+class Connection:
+    """One accepted connection, driven by the loop: readable, writable, overdue."""
+
+    def __init__(self, sock: socket.socket, server: Server) -> None:
+        self.sock = sock
+        self.server = server
+        self.http = http11.ServerSide()
+        self.served = 0
+        self.out = memoryview(b"")
+        self.then: Then | None = Then.KEEP
+        """What follows once ``out`` is sent; None: it has been done, the peer's FIN is awaited."""
+        self.drained = 0
+        self.stuck = False
+        """Whether the peer has stopped taking the response."""
+        self.began = False
+        """Whether a request has begun and is not answered yet."""
+        self.deadline = time.monotonic() + server.behaviour.idle_timeout_ms / 1000
+
+    def readable(self) -> None:
+        """Take what has come and go as far as it allows."""
+        data = self.sock.recv(READ_BYTES)
+        if self.then is None:
+            self.drained += len(data)
+            if not data or self.drained > DRAIN_BYTES:
+                self.server.forget(self)
+            return
+        if not self.began and data:
+            self.began = True
+            self._allow(self.server.behaviour.request_timeout_ms)
+        self.http.receive(data)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer every complete request that was read, one at a time."""
+        try:
+            while self.then is Then.KEEP and not self.out:
+                request = self.http.next_request()
+                if request is None:
+                    self._send(self.http.continue_bytes(), Then.KEEP)
+                    return
+                self._answer(request)
+                if self.then is Then.KEEP and not self.out:
+                    self._next_cycle()
+        except http11.Refused as refused:
+            self._send(http11.refusal(refused.status), Then.DRAIN)
+        except http11.ClosedEarly:
+            self.server.forget(self)
+
+    def _next_cycle(self) -> None:
+        if self.http.next_cycle():
+            self.began = not self.http.is_idle
+            self._allow(self.server.behaviour.idle_timeout_ms)
+
+    def _answer(self, request: http11.Request) -> None:
+        self.served += 1
+        how = self.server.behaviour
+        then = after_response(how, request, self.served)
+        if how.close == "server-first" and request.method != b"HEAD" and how.status not in (204, 304):
+            self._send(http11.close_delimited(how.status, CONTENT_TYPE, how.body), then)
+            return
+        closing = [(b"Connection", b"close")] if then is not Then.KEEP else []
+        raw = self.http.response(how.status, [*CONTENT_TYPE, *closing], how.body)
+        if then is Then.CLOSE and self.http.has_unread:
+            then = Then.DRAIN  # a close over unread bytes would be an RST that takes the response with it, RFC 9112 9.6
+        self._send(raw, then)
+
+    def _send(self, data: bytes, then: Then) -> None:
+        self.then = then
+        self.out = memoryview(data)
+        self.writable()
+
+    def writable(self) -> None:
+        """Send what is left of the response, then do what follows it."""
+        if self.out:
+            with suppress(BlockingIOError):
+                self.out = self.out[self.sock.send(self.out) :]
+        if bool(self.out) is not self.stuck:
+            self.stuck = bool(self.out)
+            self.server.watch(self, writing=self.stuck)
+            self._allow(self.server.behaviour.request_timeout_ms)
+        if not self.out and self.then is not Then.KEEP:
+            self._end()
+
+    def flushed(self) -> None:
+        """The peer took the rest of a response: go on with the next request."""
+        if not self.out and self.then is Then.KEEP:
+            self._next_cycle()
+            self._go_on()
+
+    def _end(self) -> None:
+        if self.then is Then.RESET:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_LINGER)
+        if self.then in (Then.RESET, Then.CLOSE):
+            self.server.forget(self)
+            return
+        if self.then is Then.DRAIN:
+            self.sock.shutdown(socket.SHUT_WR)
+        self.then = None
+        self._allow(self.server.behaviour.fin_timeout_ms)
+
+    def overdue(self) -> None:
+        """The deadline passed: 408 for half a request, a plain close for all else."""
+        if self.then is Then.KEEP and self.began and not self.out:
+            self._send(http11.refusal(408), Then.DRAIN)
+        else:
+            self.server.forget(self)
+
+    def _allow(self, ms: int) -> None:
+        self.deadline = time.monotonic() + ms / 1000
+
+
+CONTENT_TYPE = ((b"Content-Type", b"text/plain"),)
+
+
+def after_response(how: Behaviour, request: http11.Request, served: int) -> Then:
+    """Decide who closes first after the *served*-th response on a connection."""
+    if how.close == "client-first":
+        return Then.WAIT_FOR_FIN
+    if how.close == "reset":
+        return Then.RESET
+    if how.close == "keep-alive" and not request.wants_close and served != how.max_requests:
+        return Then.KEEP
+    return Then.CLOSE
+
+
+class Server:
+    """The loop: a listener and its connections."""
+
+    def __init__(self, listener: socket.socket, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._connections: set[Connection] = set()
+        self._accepting = False
+        self._sweep_at = 0.0
+        self._accept_again()
+
+    def __len__(self) -> int:
+        """The number of open connections."""
+        return len(self._connections)
+
+    def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Serve until *is_over* (asked at least four times a second)."""
+        while not is_over():
+            for key, events in self._selector.select(SWEEP_S):
+                if key.data is None:
+                    self._accept()
+                else:
+                    self._drive(key.data, events)
+            self._sweep()
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                print(f"accept() failed ({error.errno}: {error.strerror}); waiting for a close", file=sys.stderr)
+                self._selector.unregister(self._listener)
+                self._accepting = False
+            return  # any other: the peer gave up between its SYN and our accept
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(sock, self)
+        self._connections.add(connection)
+        self._selector.register(sock, selectors.EVENT_READ, connection)
+
+    def _accept_again(self) -> None:
+        if not self._accepting:
+            self._selector.register(self._listener, selectors.EVENT_READ, None)
+            self._accepting = True
+
+    def _drive(self, connection: Connection, events: int) -> None:
+        try:
+            if events & selectors.EVENT_WRITE:
+                connection.writable()
+                connection.flushed()
+            elif events & selectors.EVENT_READ:
+                connection.readable()
+        except BlockingIOError:
+            return
+        except OSError:  # reset by the peer
+            self.forget(connection)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + SWEEP_S
+        for connection in [one for one in self._connections if one.deadline < now]:
+            try:
+                connection.overdue()
+            except OSError:
+                self.forget(connection)
+
+    def watch(self, connection: Connection, writing: bool) -> None:
+        """Wait for room to write or for data, never for both: a peer that does not read is not read from."""
+        self._selector.modify(connection.sock, selectors.EVENT_WRITE if writing else selectors.EVENT_READ, connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Close a connection and drop it; harmless when that was done."""
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._selector.unregister(connection.sock)
+            connection.sock.close()
+            self._accept_again()
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Return a listening socket on *address*:*port*; ``::`` takes IPv4 too.
+
+    Raises:
+        OSError: the address is not ours or the port is taken (EADDRINUSE).
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server(
+        (address, port), family=family, backlog=BACKLOG, dualstack_ipv6=address == "::"
+    )
+    listener.setblocking(False)
+    return listener

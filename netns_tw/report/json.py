@@ -1,0 +1,97 @@
+"""Runs and labs as JSON, for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from netns_tw.model.labs import Lab
+from netns_tw.model.topology import Topology
+from netns_tw.report.diagram import role
+from netns_tw.report.run import Run
+from netns_tw.verdict import Finding, outcome_words
+
+FORMAT = 1
+
+
+def runs(found: Sequence[Run], exit_code: int) -> str:
+    """All runs in one JSON object."""
+    return json.dumps(
+        {"format": FORMAT, "exit_code": exit_code, "experiments": [_run(one) for one in found]}, indent=2
+    )
+
+
+def _run(one: Run) -> dict[str, Any]:
+    header = one.record.header
+    return {
+        "lab": one.experiment.lab,
+        "claim": one.experiment.claim_id,
+        "text": one.experiment.claim,
+        "source": one.experiment.source,
+        "verdict": one.judgement.verdict,
+        "reason": one.judgement.reason,
+        "attempts": one.attempts,
+        "steps": [_step(one, number) for number in range(len(one.experiment.steps))],
+        "findings": [_finding(finding) for finding in one.judgement.findings],
+        "why": " ".join(one.experiment.why.split()),
+        "kernel": header.kernel if header else None,
+        "versions": header.versions if header else {},
+        "programs": header.programs if header else {},
+        "sysctls": header.sysctls if header else {},
+        "notes": header.notes if header else [],
+    }
+
+
+def _step(one: Run, number: int) -> dict[str, Any]:
+    step = one.experiment.steps[number]
+    end = one.record.steps.get(number)
+    responses = list(one.record.responses_of(number))
+    return {
+        "name": step.name,
+        "reference": step.reference,
+        "seen": outcome_words(responses),
+        "requests": len(responses),
+        "ok": sum(response.ok for response in responses),
+        "took_ms": round(end.ended_ms - end.began_ms, 3) if end else None,
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "name": finding.expectation.name,
+        "step": finding.expectation.step,
+        "holds": finding.holds,
+        "expected": finding.expected,
+        "actual": finding.actual,
+        "evidence": finding.evidence,
+    }
+
+
+def labs(found: Sequence[Lab]) -> str:
+    """The labs and their claims."""
+    return json.dumps([_lab(lab) for lab in found], indent=2)
+
+
+def _lab(lab: Lab) -> dict[str, Any]:
+    return {
+        "name": lab.name,
+        "description": lab.topology.description,
+        "folder": str(lab.topology.folder),
+        "experiments": [
+            {"claim": one.claim_id, "text": one.claim, "source": one.source} for one in lab.experiments.values()
+        ],
+    }
+
+
+def topology(found: Topology) -> str:
+    """One lab's nodes and links."""
+    nodes = {
+        name: {"program": role(node), "sysctls": dict(node.sysctls), "usable_ports": str(found.usable_ports(name))}
+        for name, node in found.nodes.items()
+    }
+    links = [
+        {"endpoints": [str(end) for end in link], "addresses": [[str(one) for one in end.addresses] for end in link]}
+        for link in found.links
+    ]
+    return json.dumps({"name": found.name, "description": found.description, "nodes": nodes, "links": links}, indent=2)

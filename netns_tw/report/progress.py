@@ -1,0 +1,70 @@
+"""Progress on standard error: on a terminal a line per running experiment, in a pipe a plain line per event.
+
+rich's own refresh thread is not used: the command must have one thread only while it forks sandboxes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from netns_tw.model.record import Line, Record, Response
+from netns_tw.parallel import Job, Watcher
+
+REFRESH_S = 0.1
+
+
+class Progress(Watcher):
+    """Tells a person what runs and how far it is; a context manager."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
+        self._counts: dict[str, list[int]] = {}
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._is_live = self._console.is_terminal
+        self._drawn_at = 0.0
+
+    def __enter__(self) -> Progress:
+        if self._is_live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._is_live:
+            self._live.stop()
+
+    def started(self, job: Job) -> None:
+        total = sum(step.requests for step in job.experiment.steps)
+        self._counts[job.experiment.path] = [0, 0, total]
+        if not self._is_live:
+            print(f"running  {job.experiment.path}", file=sys.stderr, flush=True)
+        self._draw(at_once=True)
+
+    def line(self, job: Job, line: Line) -> None:
+        if isinstance(line, Response):
+            count = self._counts[job.experiment.path]
+            count[0] += 1
+            count[1] += not line.ok
+            self._draw()
+
+    def ended(self, job: Job, record: Record) -> None:
+        done, failed, total = self._counts.pop(job.experiment.path)
+        if not self._is_live:
+            text = f"{done}/{total} requests, {failed} without a good answer"
+            print(f"finished {job.experiment.path}: {text}", file=sys.stderr, flush=True)
+        self._draw(at_once=True)
+
+    def _draw(self, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if not self._is_live or not (at_once or now - self._drawn_at >= REFRESH_S):
+            return
+        self._drawn_at = now
+        lines = [
+            Text(f"  {path:<48} {done:>5}/{total} requests, {failed} failed")
+            for path, (done, failed, total) in self._counts.items()
+        ]
+        self._live.update(Group(*lines), refresh=True)

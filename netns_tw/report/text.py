@@ -1,0 +1,185 @@
+"""Runs for a person at a terminal, 100 columns wide, drawn with rich.
+
+Text that comes from a record (log lines, messages) is never taken as markup, and its control characters are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from netns_tw.model.labs import Lab
+from netns_tw.model.topology import Topology
+from netns_tw.report import diagram
+from netns_tw.report.run import Run
+from netns_tw.verdict import Finding, outcome_words
+
+WIDTH = 100
+STYLES = {
+    "pass": "bold green",
+    "fail": "bold red",
+    "error": "bold red",
+    "broken": "bold magenta",
+    "inconclusive": "bold yellow",
+    "skip": "cyan",
+}
+MAX_LOG_CHARACTERS = 170
+
+
+def console(file: TextIO) -> Console:
+    """A console on *file*: at most 100 columns, colour on a terminal only."""
+    found = Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    found.width = min(WIDTH, found.width) if found.is_terminal else WIDTH
+    return found
+
+
+def escaped(text: str) -> str:
+    """*text* with its control characters shown instead of obeyed."""
+    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)
+
+
+def run(one: Run) -> RenderableType:
+    """Everything about one run."""
+    verdict = one.judgement.verdict
+    parts: list[RenderableType] = [
+        Rule(
+            Text.assemble((f"{one.experiment.path}  ", "bold"), (verdict.upper(), STYLES[verdict])),
+            align="left",
+            style="dim",
+        ),
+        Text(one.experiment.claim),
+    ]
+    if one.judgement.reason:
+        parts.append(Text(escaped(f"{verdict}: {one.judgement.reason}"), style=STYLES[verdict]))
+    for note in one.record.header.notes if one.record.header else ():
+        parts.append(Text(f"note: {escaped(note)}", style="yellow"))
+    if one.record.steps:
+        parts.append(_steps(one))
+    if one.judgement.findings:
+        parts.append(_findings(one.judgement.findings))
+    parts.append(_labelled("why", one.experiment.why))
+    if one.record.header:
+        parts.append(_labelled("set", _settings(one)))
+    return Group(*parts, Text(""))
+
+
+def _labelled(label: str, text: str) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="bold", width=4)
+    grid.add_column()
+    grid.add_row(label, Text(escaped(" ".join(text.split()) if label == "why" else text)))
+    return grid
+
+
+def _steps(one: Run) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("step", ratio=3)
+    table.add_column("the source, 2018", ratio=3)
+    table.add_column("here", ratio=4, style="bold")
+    table.add_column("took", justify="right", no_wrap=True)
+    for number, step in enumerate(one.experiment.steps):
+        end = one.record.steps.get(number)
+        seen = outcome_words(list(one.record.responses_of(number)))
+        took = f"{(end.ended_ms - end.began_ms) / 1000:.2f} s" if end else "-"
+        table.add_row(Text(step.name), Text(step.reference or "-"), Text(escaped(seen)), took)
+    return table
+
+
+def _findings(findings: Sequence[Finding]) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("", no_wrap=True, width=4)
+    table.add_column("expectation", ratio=5)
+    table.add_column("expected", ratio=4)
+    table.add_column("actual", justify="right", no_wrap=True)
+    for one in findings:
+        mark = Text("ok", style="green") if one.holds else Text("FAIL", style="bold red")
+        name = Text(one.expectation.name)
+        if one.expectation.step:
+            name.append(f"  ({one.expectation.step})", style="dim")
+        for line in one.evidence[:1]:
+            short = escaped(line)
+            short = short if len(short) <= MAX_LOG_CHARACTERS else short[: MAX_LOG_CHARACTERS - 3] + "..."
+            name.append(f"\n{short}", style="dim")
+        table.add_row(mark, name, Text(one.expected), Text(str(one.actual)))
+    return table
+
+
+def _settings(one: Run) -> str:
+    """The effective sysctls and the program of each node, a node a line; defaults that all nodes share are left out."""
+    header = one.record.header
+    assert header is not None
+    lines = []
+    for node, sysctls in header.sysctls.items():
+        set_here = one.topology.nodes[node].sysctls
+        shown = [f"{name.removeprefix('net.ipv4.')}={sysctls[name]}" for name in sysctls if name in set_here]
+        others = {name.removeprefix("net.ipv4."): value for name, value in sysctls.items() if name not in set_here}
+        program = header.programs.get(node)
+        text = f"{node}: " + "; ".join(filter(None, [program, " ".join(shown)]))
+        if others and node == one.experiment.steps[0].node:
+            text += "; default " + " ".join(f"{name}={value}" for name, value in others.items())
+        lines.append(text.rstrip(": "))
+    return "\n".join(lines)
+
+
+def summary(runs: Sequence[Run]) -> RenderableType:
+    """A line per run, and what it ran on."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("experiment", no_wrap=True)
+    table.add_column("here", ratio=1)
+    for one in runs:
+        verdict = one.judgement.verdict
+        seen = "; ".join(
+            outcome_words(list(one.record.responses_of(number))) for number in range(len(one.experiment.steps))
+        )
+        text = escaped(one.judgement.reason.split("\n")[0]) if one.judgement.reason else seen
+        table.add_row(Text(verdict, style=STYLES[verdict]), Text(one.experiment.path), Text(text))
+    return Group(table, Text(counts(runs), style="bold"), Text(versions(runs), style="dim"))
+
+
+def counts(runs: Sequence[Run]) -> str:
+    """``16 pass, 1 skip``, in the order of gravity."""
+    verdicts = [one.judgement.verdict for one in runs]
+    return ", ".join(f"{verdicts.count(name)} {name}" for name in STYLES if name in verdicts)
+
+
+def versions(runs: Sequence[Run]) -> str:
+    """Kernel and program versions of the first run that got so far."""
+    for one in runs:
+        if header := one.record.header:
+            return ", ".join([header.kernel, *(f"{name} {number}" for name, number in header.versions.items())])
+    return ""
+
+
+def labs(found: Sequence[Lab]) -> RenderableType:
+    """The labs and their claims."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("experiment", no_wrap=True)
+    table.add_column("claim", ratio=1)
+    for lab in found:
+        table.add_row(Text(lab.name, style="bold"), Text(lab.topology.description, style="bold"))
+        for experiment in lab.experiments.values():
+            table.add_row(Text(f"  {experiment.path}"), Text(experiment.claim))
+    return table
+
+
+def topology(lab: Lab) -> RenderableType:
+    """A lab's diagram, its nodes' sysctls and port budgets, its claims."""
+    found: Topology = lab.topology
+    parts: list[RenderableType] = [Text(f"{found.name}: {found.description}", style="bold"), Text("")]
+    parts += [Padding(Text(line), (0, 2)) for line in diagram.text(found)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("node", "program", "sysctls", "usable ports per destination"):
+        table.add_column(title)
+    for name, node in found.nodes.items():
+        sysctls = "\n".join(f"{key} = {value}" for key, value in node.sysctls.items())
+        table.add_row(name, Text(diagram.role(node) or "-"), Text(sysctls or "-"), str(found.usable_ports(name)))
+    parts += [Text(""), table, labs([lab])]
+    return Group(*parts)
