@@ -17,7 +17,7 @@ from typing import NoReturn
 from netns_tw import __version__
 from netns_tw.errors import EXIT_INTERRUPTED, EXIT_PASS, EXIT_USAGE, NetnsTwError, UsageError, near_match
 from netns_tw.model import labs
-from netns_tw.model.experiment import CLIENTS, SERVERS
+from netns_tw.model.experiment import CLIENTS, SERVERS, Experiment
 from netns_tw.model.reader import FileProblems, Problem
 
 EXIT_CODES = """exit codes:
@@ -65,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
     topology = add(
         "topology", "replay every experiment of one lab", "sudo python -m netns_tw topology lb3ports", _topology
     )
-    topology.add_argument("lab", nargs="?", metavar="LAB", help="a lab's name, or the path of your own; none: list labs")
+    topology.add_argument(
+        "lab", nargs="?", metavar="LAB", help="a lab's name, or the path of your own; none: list labs"
+    )
     topology.add_argument("--only", metavar="CLAIM", help="replay this claim alone")
     topology.add_argument("--hold", action="store_true", help="with --only: keep the lab up afterwards, until Enter")
     replay = add(
@@ -77,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("names", nargs="*", metavar="LAB[/CLAIM]", help="labs or single claims")
     for one in (topology, replay):
         one.add_argument("--client", choices=CLIENTS, help="the client of every step (default: as the file says, h11)")
-        one.add_argument("--server", choices=SERVERS, help="all servers built-in, or all nginx (default: as the file says)")
+        one.add_argument(
+            "--server", choices=SERVERS, help="all servers built-in, or all nginx (default: as the file says)"
+        )
         one.add_argument("-j", type=_positive, default=AT_ONCE, metavar="N", help=f"experiments at once ({AT_ONCE})")
         one.add_argument("-q", "--quiet", action="store_true", help="the summary only, no progress")
     add("list", "list the labs and their claims", "python -m netns_tw list", _list)
@@ -170,7 +174,7 @@ def _replay(given: argparse.Namespace) -> int:
     return _run(given, list(labs.find(given.names)), hold=False)
 
 
-def _run(given: argparse.Namespace, picked: list[tuple[labs.Lab, labs.Experiment]], hold: bool) -> int:
+def _run(given: argparse.Namespace, picked: list[tuple[labs.Lab, Experiment]], hold: bool) -> int:
     from netns_tw import session
 
     return session.run(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,8 +127,7 @@ def _add_links(topology: Topology, rtnl: dict[str, Rtnl]) -> dict[str, int]:
     return ends
 
 
-def _write_sysctls(name: str, wanted: dict[str, str] | object) -> dict[str, str]:
-    assert isinstance(wanted, dict)
+def _write_sysctls(name: str, wanted: Mapping[str, str]) -> dict[str, str]:
     effective = {key: sysctl.write(name, key, value) for key, value in wanted.items()}
     for key in ALWAYS_SHOWN:
         if key not in effective and (seen := sysctl.read(name, key)) is not None:
@@ -145,13 +145,13 @@ def _set_up(topology: Topology, rtnl: dict[str, Rtnl], ends: dict[str, int]) -> 
             rtnl[end.node].add_address(ends[str(end)], str(address), end.interface)
     for end in every:
         rtnl[end.node].wait_until_up(ends[str(end)], end.interface)
-    for name, node in topology.nodes.items():
-        for route in node.routes:
+    for name, described in topology.nodes.items():
+        for route in described.routes:
             rtnl[name].add_route(route.to, route.via)
 
 
 def built_in(*arguments: str) -> list[str]:
-    """The argv of a built-in program; by its path and with -P, so that neither cwd nor site-packages is put in front."""
+    """The argv of a built-in program: by its path and with -P, so that no folder is put before the standard library."""
     return [sys.executable, "-P", str(PROGRAMS), *arguments]
 
 

@@ -232,8 +232,7 @@ def _replay(job: Job, programs: dict, notes: list[str], emit: Callable[[Line], N
 def versions() -> dict[str, str]:
     """The versions of what may take part, by name; those that are not installed are missing."""
     import subprocess
-
-    import h11
+    from importlib import metadata
 
     import netns_tw
     from netns_tw.programs import nginx
@@ -241,13 +240,11 @@ def versions() -> dict[str, str]:
     found = {
         "netns_tw": netns_tw.__version__,
         "python": ".".join(map(str, sys.version_info[:3])),
-        "h11": h11.__version__,
+        "h11": metadata.version("h11"),
     }
     if path := process.find_program("nginx"):
         found["nginx"] = nginx.version(path)
     if path := process.find_program("curl"):
         text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-        found["curl"] = (text.split() + ["", ""])[1]
+        found["curl"] = (text.split()[1:] or [""])[0]
     return found
-
-

@@ -61,7 +61,7 @@ def _look(lab: RunningLab, step: int, emit: Emit) -> None:
 def _snapshot(node: RunningNode, step: int) -> Snapshot:
     sockets, time_wait = node.observer.read()
     counters = {name: number for name, number in node.observer.counters.read().items() if number}
-    rows = [list(one) for one in sockets]
+    rows: list[list[str | int]] = [[*one] for one in sockets]
     return Snapshot(step, _now_ms(), node.name, rows, counters, time_wait, node.new_log_lines())
 
 

@@ -24,14 +24,24 @@ TCP_STATES = {
 }
 """TCP states by number (include/net/tcp_states.h), by the names ss(8) takes."""
 
-GLOBAL_SYSCTLS = frozenset(
-    "net.ipv4." + name
-    for name in (
-        "tcp_mem udp_mem tcp_max_orphans tcp_low_latency tcp_available_ulp fib_sync_mem ipfrag_secret_interval"
-        " inet_peer_threshold inet_peer_minttl inet_peer_maxttl cipso_cache_enable cipso_cache_bucket_size"
-        " cipso_rbm_optfmt cipso_rbm_strictvalid"
-    ).split()
-) | {"net.core.netdev_max_backlog", "net.core.rmem_max", "net.core.wmem_max", "net.nf_conntrack_max"}
+_GLOBAL_IPV4 = (
+    "tcp_mem",
+    "tcp_max_orphans",
+    "tcp_low_latency",
+    "tcp_available_ulp",
+    "udp_mem",
+    "fib_sync_mem",
+    "ipfrag_secret_interval",
+    "inet_peer_threshold",
+    "inet_peer_minttl",
+    "inet_peer_maxttl",
+    "cipso_cache_enable",
+    "cipso_cache_bucket_size",
+    "cipso_rbm_optfmt",
+    "cipso_rbm_strictvalid",
+)
+_GLOBAL_CORE = ("netdev_max_backlog", "rmem_max", "wmem_max")
+GLOBAL_SYSCTLS = frozenset(f"net.ipv4.{name}" for name in _GLOBAL_IPV4) | {f"net.core.{name}" for name in _GLOBAL_CORE}
 """Global in Linux 6.18: absent or read-only in a child namespace (struct netns_ipv4, net_core_table)."""
 
 SYSCTL_KERNELS = {

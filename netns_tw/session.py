@@ -1,4 +1,4 @@
-"""One call of ``topology`` or ``replay``: experiments to jobs, jobs to records, records to verdicts, verdicts to paper."""
+"""One call of ``topology`` or ``replay``: experiments to jobs, to records, to verdicts, to paper."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def run(
     """
     _check_programs(client, servers)
     versions = parallel.versions()
-    jobs = [
-        Job(lab.topology.with_nodes(one.nodes), one, client, servers, versions, hold) for lab, one in picked
-    ]
+    jobs = [Job(lab.topology.with_nodes(one.nodes), one, client, servers, versions, hold) for lab, one in picked]
     runs = _replay(jobs, at_once, is_quiet or as_json)
     code = verdict.exit_code([one.judgement for one in runs])
     if as_json:
@@ -92,8 +90,12 @@ class _Holder(Watcher):
         _print([one], is_quiet=False)
         nsenter = f"{shutil.which('nsenter', path=os.defpath) or '/usr/bin/nsenter'} -t {init} -m -n -p"
         user = "" if os.geteuid() == 0 else " -U --preserve-credentials"
-        print(f"The lab is up. Look inside from another terminal:\n  sudo {nsenter}{user} ip netns exec"
-              f" {job.experiment.steps[0].node} ss -tan\nEnter ends it.", file=sys.stderr, flush=True)
+        print(
+            f"The lab is up. Look inside from another terminal:\n  sudo {nsenter}{user} ip netns exec"
+            f" {job.experiment.steps[0].node} ss -tan\nEnter ends it.",
+            file=sys.stderr,
+            flush=True,
+        )
         select.select([sys.stdin], [], [])
 
 

@@ -36,7 +36,6 @@ from netns_tw.model.experiment import (
     Responses,
     Sockets,
     Subject,
-    Value,
 )
 from netns_tw.model.record import Record, Response, Snapshot
 from netns_tw.model.topology import Topology

@@ -20,7 +20,7 @@ class DeadlineMissed(TimeoutError):
     """A condition did not become true in time; the text names the condition and the seconds waited."""
 
 
-def wait_until(condition: Callable[[], T], what: str, deadline_s: float, pause_s: float = LONGEST_PAUSE_S) -> T:
+def wait_until(condition: Callable[[], T | None], what: str, deadline_s: float, pause_s: float = LONGEST_PAUSE_S) -> T:
     """Call *condition* until it returns something true and return that.
 
     The pause between calls doubles from 0.5 ms up to *pause_s*. The condition is tried once more after the deadline

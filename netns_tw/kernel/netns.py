@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nsenter import Namespace  # type: ignore[import-untyped]
+from nsenter import Namespace
 
 from netns_tw.kernel import libc
 

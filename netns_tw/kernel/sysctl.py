@@ -17,6 +17,7 @@ from netns_tw.rules import SYSCTL_KERNELS
 
 PROC_SYS = Path("/proc/sys")
 
+
 def path_of(name: str) -> Path:
     """The file of sysctl *name*. Dots separate, as in sysctl(8); interface names with a dot are not supported."""
     return PROC_SYS.joinpath(*name.split("."))

@@ -204,11 +204,7 @@ _READERS = {"responses": _responses, "sockets": _sockets, "counter": _counter, "
 
 def _expectation(table: Table, lab: Topology) -> Expectation:
     subject = _subject_in(table, lab)
-    comparisons: dict[str, str] = {}
-    for key in COMPARISONS:
-        if key in table:
-            found = table.value(key, str) if isinstance(table._values[key], str) else table.value(key, int)
-            comparisons[key] = str(found)
+    comparisons = {key: text for key in COMPARISONS if (text := table.expression(key))}
     if not comparisons:
         table.problem("", f"must have one of {', '.join(COMPARISONS)}")
     found = Expectation(table.text("name"), subject or Value("0"), comparisons, table.value("step", str))

@@ -136,7 +136,7 @@ class Table:
         if kind is float and type(found) is int:
             found = float(found)
         if type(found) is kind:
-            return found  # type: ignore[no-any-return]
+            return found
         self.problem(key, f"must be {_KINDS[kind]}, not {found!r}")
         return default
 
@@ -150,6 +150,15 @@ class Table:
         if found is not None and not least <= found <= most:
             self.problem(key, f"must be from {least} to {most}, not {found}")
         return found if found is not None else least
+
+    def expression(self, key: str) -> str:
+        """Return a string or a whole number as text; empty where there is none."""
+        self._asked.add(key)
+        found = self._values.get(key, "")
+        if type(found) in (str, int):
+            return str(found)
+        self.problem(key, f"must be a whole number or an expression in a string, not {found!r}")
+        return ""
 
     def choice(self, key: str, allowed: Collection[str], default: str | None = None) -> str:
         """Return one of the *allowed* words."""

@@ -144,7 +144,7 @@ class Topology:
     folder: Path
 
     def with_nodes(self, overlay: Mapping[str, Node]) -> Topology:
-        """Return the lab as an experiment changes it: sysctls are added, a program or routes given replace the lab's."""
+        """Return the lab as an experiment changes it: sysctls added, a program or routes replaced."""
         nodes = dict(self.nodes)
         for name, changed in overlay.items():
             base = nodes[name]

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from netns_tw.errors import near_match
-from netns_tw.rules import CLOSE_STYLES, is_per_namespace
+from netns_tw.model.budget import parse_ports
 from netns_tw.model.reader import Document, Table
 from netns_tw.model.topology import (
     MAX_IFNAME_BYTES,
@@ -26,7 +26,7 @@ from netns_tw.model.topology import (
     Route,
     Topology,
 )
-from netns_tw.model.budget import parse_ports
+from netns_tw.rules import CLOSE_STYLES, is_per_namespace
 
 KINDS = ("nginx", "http-server", "http-proxy")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")

@@ -71,7 +71,8 @@ def _proxy(given: argparse.Namespace) -> None:
     from netns_tw.programs.proxy import Proxy, Upstream
     from netns_tw.programs.server import listen
 
-    upstream = Upstream(*given.upstream, given.keepalive, given.keepalive_requests)
+    address, port = given.upstream
+    upstream = Upstream(address, port, given.keepalive, given.keepalive_requests)
     asyncio.run(Proxy(upstream).serve(listen(*given.listen)))
 
 

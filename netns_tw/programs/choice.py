@@ -31,8 +31,13 @@ def choose(topology: Topology, servers: str | None, has_nginx: bool) -> tuple[Ma
     if servers is None and not has_nginx and any(isinstance(one.default, Nginx) for one in wanted.values()):
         servers = "h11"
         notes.append(f"nginx is not installed, so the embedded programs run instead ({INSTALL_NGINX})")
-    pick = {"h11": _built_in, "nginx": _nginx, None: lambda _name, one: one.default}[servers]
-    return {name: pick(name, one) for name, one in wanted.items()}, notes
+    return {name: _pick(name, one, servers) for name, one in wanted.items()}, notes
+
+
+def _pick(name: str, programs: Programs, servers: str | None) -> Program:
+    if servers == "h11":
+        return _built_in(name, programs)
+    return _nginx(name, programs) if servers == "nginx" else programs.default
 
 
 def _built_in(name: str, programs: Programs) -> Program:

@@ -31,7 +31,7 @@ class Refused(Exception):
 
     def __init__(self, status: int) -> None:
         self.status = status
-        super().__init__(f"{status} {reason(status)}")
+        super().__init__(f"{status} {reason(status).decode()}")
 
 
 class ClosedEarly(Exception):
@@ -190,7 +190,9 @@ class ClientSide:
         self._headers: Headers = []
         self._ended_by_close = False
 
-    def request(self, method: str, target: str, host: str, version: str, headers: Headers = (), body: bytes = b"") -> bytes:
+    def request(
+        self, method: str, target: str, host: str, version: str, headers: Headers = (), body: bytes = b""
+    ) -> bytes:
         """Render a request. An HTTP/1.0 one says ``Connection: close`` unless *headers* say something else."""
         fields = [(b"Host", host.encode("ascii")), *headers]
         if version == "1.0" and not any(name.lower() == b"connection" for name, _ in headers):

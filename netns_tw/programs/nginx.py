@@ -81,7 +81,7 @@ STYLES = {
     "server-first": "keepalive_timeout 0; chunked_transfer_encoding off; sub_filter_types *; sub_filter '\x01' '';",
     "keep-alive": "keepalive_timeout {idle_s}s; keepalive_requests {requests}; keepalive_time 365d;",
 }
-"""The close styles that nginx has. It cannot wait for the peer's FIN, and it does not reset a connection it answered."""
+"""The close styles that nginx has. It cannot wait for the peer's FIN, nor reset a connection it answered."""
 
 
 def stand_in(server: HttpServer) -> Nginx | None:

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 
 from netns_tw.programs import http11
 
-
 BACKLOG = 4096
 READ_BYTES = 16 * 1024
 DRAIN_BYTES = 1024 * 1024
@@ -277,8 +276,6 @@ def listen(address: str, port: int) -> socket.socket:
         OSError: the address is not ours or the port is taken (EADDRINUSE).
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.create_server(
-        (address, port), family=family, backlog=BACKLOG, dualstack_ipv6=address == "::"
-    )
+    listener = socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=address == "::")
     listener.setblocking(False)
     return listener

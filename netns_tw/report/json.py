@@ -17,9 +17,7 @@ FORMAT = 1
 
 def runs(found: Sequence[Run], exit_code: int) -> str:
     """All runs in one JSON object."""
-    return json.dumps(
-        {"format": FORMAT, "exit_code": exit_code, "experiments": [_run(one) for one in found]}, indent=2
-    )
+    return json.dumps({"format": FORMAT, "exit_code": exit_code, "experiments": [_run(one) for one in found]}, indent=2)
 
 
 def _run(one: Run) -> dict[str, Any]:

@@ -30,7 +30,6 @@ STYLES = {
     "inconclusive": "bold yellow",
     "skip": "cyan",
 }
-MAX_LOG_CHARACTERS = 170
 
 
 def console(file: TextIO) -> Console:
@@ -64,9 +63,9 @@ def run(one: Run) -> RenderableType:
         parts.append(_steps(one))
     if one.judgement.findings:
         parts.append(_findings(one.judgement.findings))
-    parts.append(_labelled("why", one.experiment.why))
-    if one.record.header:
-        parts.append(_labelled("set", _settings(one)))
+    log = next((line for finding in one.judgement.findings for line in finding.evidence), "")
+    labelled = [("log", log), ("why", " ".join(one.experiment.why.split())), ("on", _settings(one))]
+    parts += [_labelled(label, value) for label, value in labelled if value]
     return Group(*parts, Text(""))
 
 
@@ -74,14 +73,14 @@ def _labelled(label: str, text: str) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="bold", width=4)
     grid.add_column()
-    grid.add_row(label, Text(escaped(" ".join(text.split()) if label == "why" else text)))
+    grid.add_row(label, Text(escaped(text)))
     return grid
 
 
 def _steps(one: Run) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     table.add_column("step", ratio=3)
-    table.add_column("the source, 2018", ratio=3)
+    table.add_column("the source (2018)", ratio=3)
     table.add_column("here", ratio=4, style="bold")
     table.add_column("took", justify="right", no_wrap=True)
     for number, step in enumerate(one.experiment.steps):
@@ -103,28 +102,25 @@ def _findings(findings: Sequence[Finding]) -> RenderableType:
         name = Text(one.expectation.name)
         if one.expectation.step:
             name.append(f"  ({one.expectation.step})", style="dim")
-        for line in one.evidence[:1]:
-            short = escaped(line)
-            short = short if len(short) <= MAX_LOG_CHARACTERS else short[: MAX_LOG_CHARACTERS - 3] + "..."
-            name.append(f"\n{short}", style="dim")
         table.add_row(mark, name, Text(one.expected), Text(str(one.actual)))
     return table
 
 
 def _settings(one: Run) -> str:
-    """The effective sysctls and the program of each node, a node a line; defaults that all nodes share are left out."""
+    """A line per node: its program, the sysctls its files set, and on the node that matters the others' values."""
     header = one.record.header
-    assert header is not None
+    if header is None:
+        return ""
     lines = []
     for node, sysctls in header.sysctls.items():
-        set_here = one.topology.nodes[node].sysctls
-        shown = [f"{name.removeprefix('net.ipv4.')}={sysctls[name]}" for name in sysctls if name in set_here]
-        others = {name.removeprefix("net.ipv4."): value for name, value in sysctls.items() if name not in set_here}
-        program = header.programs.get(node)
-        text = f"{node}: " + "; ".join(filter(None, [program, " ".join(shown)]))
-        if others and node == one.experiment.steps[0].node:
-            text += "; default " + " ".join(f"{name}={value}" for name, value in others.items())
-        lines.append(text.rstrip(": "))
+        ours = one.topology.nodes[node].sysctls
+        short = {name: f"{name.removeprefix('net.ipv4.')}={value}" for name, value in sysctls.items()}
+        parts = [header.programs.get(node, ""), " ".join(short[name] for name in sysctls if name in ours)]
+        if node == one.experiment.ports_of or (node == one.experiment.steps[0].node and not one.experiment.ports_of):
+            parts.append("by default " + " ".join(short[name] for name in sysctls if name not in ours))
+        text = "; ".join(part for part in parts if part)
+        if text:
+            lines.append(f"{node}: {text}")
     return "\n".join(lines)
 
 
