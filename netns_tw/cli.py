@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from netns_tw import __version__
-from netns_tw.errors import EXIT_INTERRUPTED, EXIT_PASS, EXIT_USAGE, NetnsTwError, UsageError, near_match
+from netns_tw.errors import EXIT_PASS, EXIT_USAGE, NetnsTwError, UsageError, near_match
 from netns_tw.model import labs
 from netns_tw.model.experiment import CLIENTS, SERVERS, Experiment
 from netns_tw.model.reader import FileProblems, Problem
@@ -189,9 +188,11 @@ def _run(given: argparse.Namespace, picked: list[tuple[labs.Lab, Experiment]], h
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line *argv* (default: the process's own) and return its exit code."""
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler)
+    """Run the command line *argv* (default: the process's own) and return its exit code.
+
+    Raises:
+        KeyboardInterrupt: a signal came; every sandbox is gone by then.
+    """
     given = parser().parse_args(argv)
     try:
         code: int = given.call(given)
@@ -200,9 +201,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NetnsTwError as error:
         print(f"netns_tw: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("netns_tw: interrupted; nothing is left behind", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PASS

@@ -142,15 +142,17 @@ def _run_batch(
             while waiting or running:
                 while (number := _next(jobs, waiting, running, at_once, cores)) is not None:
                     waiting.remove(number)
-                    running[number] = _Running(jobs[number])
-                    selector.register(running[number].fd, selectors.EVENT_READ, number)
+                    with sandbox.undisturbed():
+                        running[number] = _Running(jobs[number])
+                        selector.register(running[number].fd, selectors.EVENT_READ, number)
                     watcher.started(jobs[number])
                 for key, _ in selector.select():
                     one = running[key.data]
                     if not _advance(one, watcher):
-                        selector.unregister(one.fd)
-                        one.close()
-                        records[key.data] = running.pop(key.data).record
+                        with sandbox.undisturbed():
+                            selector.unregister(one.fd)
+                            one.close()
+                            records[key.data] = running.pop(key.data).record
                         watcher.ended(one.job, one.record)
         finally:
             _end_all(list(running.values()))
@@ -178,15 +180,12 @@ def _advance(one: _Running, watcher: Watcher) -> bool:
 
 
 def _end_all(running: list[_Running]) -> None:
-    """End all that still runs; a second signal cannot stop this, it takes milliseconds."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, sandbox.OUR_SIGNALS)
-    try:
+    """End all that still runs; a second signal cannot stop this."""
+    with sandbox.undisturbed():
         for one in running:
             one.sandbox.kill()
         for one in running:
             one.close()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _inside(job: Job, fd: int) -> int:

@@ -21,6 +21,8 @@ from netns_tw.kernel import sandbox
 
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
+MARK = "NETNS_TW_TEST_RUN"
+os.environ[MARK] = str(os.getpid())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -126,17 +128,31 @@ def host_state() -> dict[str, str]:
 
 
 def lab_processes() -> dict[int, str]:
-    """Processes by pid that live in another PID namespace than ours: all of some lab, whoever started it."""
+    """Processes by pid that live in another PID namespace than ours and come from this test run.
+
+    They are known by MARK in their environment, which outlives their parents, or by descending from this process.
+    Other labs and containers of the machine are not ours to count.
+    """
     ours = os.readlink("/proc/self/ns/pid")
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if os.readlink(entry / "ns" / "pid") != ours:
+                if os.readlink(entry / "ns" / "pid") != ours and (_is_marked(entry) or _descends(int(entry.name))):
                     found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
             except OSError:
                 continue
     return found
+
+
+def _is_marked(entry: Path) -> bool:
+    return f"{MARK}={os.environ[MARK]}\0".encode() in (entry / "environ").read_bytes() + b"\0"
+
+
+def _descends(pid: int) -> bool:
+    while pid > 1 and pid != os.getpid():
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid == os.getpid()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,8 +21,8 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -58,6 +58,16 @@ class Sandbox:
         return 128 - code if code > 128 else code
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back SIGINT, SIGTERM and SIGHUP for a few milliseconds: what begins in the block is also finished in it."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def start(main: Callable[[], int], keep: tuple[int, ...] = ()) -> Sandbox:
     """Run *main* as PID 1 of a new sandbox and return at once.
 
@@ -68,16 +78,13 @@ def start(main: Callable[[], int], keep: tuple[int, ...] = ()) -> Sandbox:
         EnvironmentLacks: this machine lets the caller make no namespaces; the text names the setting.
     """
     report_read, report_write = os.pipe()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
-    try:
+    with undisturbed():
         keeper = os.fork()
         if keeper == 0:
             _keep(main, report_write, (*keep, report_write), os.getppid())
         os.close(report_write)
         report = _read_all(report_read)
-    finally:
         os.close(report_read)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     word, _, rest = report.partition(" ")
     if word == "init":
         return Sandbox(keeper, int(rest))
