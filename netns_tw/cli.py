@@ -110,9 +110,10 @@ def _list(given: argparse.Namespace) -> int:
         print(json.labs(found))
     else:
         for lab in found:
-            print(f"{lab.name:<42} {lab.topology.description}")
+            print(f"{lab.name}: {lab.topology.description}")
+            width = max((len(one.path) for one in lab.experiments.values()), default=0)
             for one in lab.experiments.values():
-                print(f"  {one.path:<40} {one.claim}")
+                print(f"  {one.path:<{width}}  {one.claim}")
     return EXIT_PASS
 
 

@@ -76,6 +76,9 @@ class RunningLab:
         try:
             self._build()
             self._start()
+        except OSError as error:  # a limit of this machine, such as user.max_net_namespaces
+            self._stack.close()
+            raise EnvironmentLacks(f"the lab cannot be built here: {error}") from error
         except BaseException:
             self._stack.close()
             raise

@@ -95,16 +95,15 @@ def judge(record: Record, experiment: Experiment, topology: Topology) -> Judgeme
 def too_late(record: Record, experiment: Experiment) -> str:
     """Say which part took longer than its file allows; empty when none did."""
     for number, step in enumerate(experiment.steps):
-        end = record.steps[number]
-        took = end.ended_ms - end.began_ms
+        took = record.span_ms(number, number)
         if step.within_ms is not None and took > step.within_ms:
             return f"step {step.name!r} took {took:.0f} ms; it must fit into {step.within_ms} ms"
     if experiment.within_ms is None:
         return ""
-    took = max(one.at_ms for one in record.snapshots.values()) - record.steps[0].began_ms
+    took = record.span_ms(0, len(experiment.steps) - 1)
     if took <= experiment.within_ms:
         return ""
-    return f"the steps took {took:.0f} ms; together they must fit into {experiment.within_ms} ms"
+    return f"all requests took {took:.0f} ms; together they must fit into {experiment.within_ms} ms"
 
 
 def exit_code(judgements: Sequence[Judgement]) -> int:
@@ -194,8 +193,7 @@ class Scope:
             values["requests"] += 1
             values["ok" if one.ok else "failed"] += 1
             values[f"{expression.STATUS_PREFIX}{one.status}" if one.status is not None else str(one.errno)] += 1
-        ends = self._record.steps
-        values["elapsed_ms"] = round(ends[self.last].ended_ms - ends[self.first].began_ms)
+        values["elapsed_ms"] = round(self._record.span_ms(self.first, self.last))
         return values
 
 

@@ -146,6 +146,12 @@ class Record:
         else:
             self.is_complete = True
 
+    def span_ms(self, first: int, last: int) -> float:
+        """Ms from the start of the first request of step *first* to the end of the last request of step *last*."""
+        within = [one for one in self.responses if first <= one.step <= last]
+        began = min((one.at_ms for one in within), default=0.0)
+        return max((one.at_ms + one.took_ms for one in within), default=began) - began
+
     def responses_of(self, step: int | None) -> Iterable[Response]:
         """The responses of one step, or of all."""
         return (one for one in self.responses if step is None or one.step == step)

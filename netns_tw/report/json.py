@@ -51,7 +51,7 @@ def _step(one: Run, number: int) -> dict[str, Any]:
         "seen": outcome_words(responses),
         "requests": len(responses),
         "ok": sum(response.ok for response in responses),
-        "took_ms": round(end.ended_ms - end.began_ms, 3) if end else None,
+        "took_ms": round(one.record.span_ms(number, number), 3) if end else None,
     }
 
 

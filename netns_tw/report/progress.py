@@ -23,7 +23,8 @@ class Progress(Watcher):
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
-        self._counts: dict[str, list[int]] = {}
+        self._counts: dict[int, tuple[str, list[int]]] = {}
+        """By the job's identity: two labs may have one name."""
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._is_live = self._console.is_terminal
         self._drawn_at = 0.0
@@ -39,23 +40,23 @@ class Progress(Watcher):
 
     def started(self, job: Job) -> None:
         total = sum(step.requests for step in job.experiment.steps)
-        self._counts[job.experiment.path] = [0, 0, total]
+        self._counts[id(job)] = (job.experiment.path, [0, 0, total])
         if not self._is_live:
             print(f"running  {job.experiment.path}", file=sys.stderr, flush=True)
         self._draw(at_once=True)
 
     def line(self, job: Job, line: Line) -> None:
         if isinstance(line, Response):
-            count = self._counts[job.experiment.path]
+            _, count = self._counts[id(job)]
             count[0] += 1
             count[1] += not line.ok
             self._draw()
 
     def ended(self, job: Job, record: Record) -> None:
-        done, failed, total = self._counts.pop(job.experiment.path)
+        path, (done, failed, total) = self._counts.pop(id(job))
         if not self._is_live:
             text = f"{done}/{total} requests, {failed} without a good answer"
-            print(f"finished {job.experiment.path}: {text}", file=sys.stderr, flush=True)
+            print(f"finished {path}: {text}", file=sys.stderr, flush=True)
         self._draw(at_once=True)
 
     def _draw(self, at_once: bool = False) -> None:
@@ -65,6 +66,6 @@ class Progress(Watcher):
         self._drawn_at = now
         lines = [
             Text(f"  {path:<48} {done:>5}/{total} requests, {failed} failed")
-            for path, (done, failed, total) in self._counts.items()
+            for path, (done, failed, total) in self._counts.values()
         ]
         self._live.update(Group(*lines), refresh=True)

@@ -86,7 +86,7 @@ def _steps(one: Run) -> RenderableType:
     for number, step in enumerate(one.experiment.steps):
         end = one.record.steps.get(number)
         seen = outcome_words(list(one.record.responses_of(number)))
-        took = f"{(end.ended_ms - end.began_ms) / 1000:.2f} s" if end else "-"
+        took = f"{one.record.span_ms(number, number) / 1000:.2f} s" if end else "-"
         table.add_row(Text(step.name), Text(step.reference or "-"), Text(escaped(seen)), took)
     return table
 
