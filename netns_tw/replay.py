@@ -72,9 +72,10 @@ def _requests(step: Step, number: int, choices: Choices, emit: Emit) -> None:
     try:
         assert child.stdout is not None
         count = 0
-        for line in child.stdout:
-            emit(Response(step=number, **json.loads(line)))
-            count += 1
+        with child.stdout:
+            for line in child.stdout:
+                emit(Response(step=number, **json.loads(line)))
+                count += 1
         child.wait()
     finally:
         process.end(child)
