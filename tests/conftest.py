@@ -40,10 +40,11 @@ def why_no_sandbox() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--stress"):
+        config.hook.pytest_deselected(items=[item for item in items if "stress" in item.keywords])
+        items[:] = [item for item in items if "stress" not in item.keywords]
     reason = why_no_sandbox() if any("netns" in item.keywords for item in items) else ""
     for item in items:
-        if "stress" in item.keywords and not config.getoption("--stress"):
-            item.add_marker(pytest.mark.skip(reason="long; run scripts/stress"))
         if "netns" in item.keywords and reason and not config.getoption("--netns-require"):
             item.add_marker(pytest.mark.skip(reason=reason))
 
@@ -53,8 +54,7 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    require = item.config.getoption("--netns-require") and "netns" in item.keywords and "stress" not in item.keywords
-    if require and report.skipped:
+    if item.config.getoption("--netns-require") and "netns" in item.keywords and report.skipped:
         report.outcome = "failed"
         report.longrepr = f"skipped although --netns-require is given: {report.longrepr}"
     return report

@@ -14,14 +14,8 @@ from netns_tw.model import labs
 
 pytestmark = pytest.mark.netns
 
-CURL_AND_NGINX = (
-    "direct",
-    "crowd",
-    "lb3ports/lb-exhausts-its-ports",
-    "lb3ports/the-log-names-errno-99",
-    "lb3ports/keepalive-requests-is-a-budget",
-)
-"""All but those of 4000 and 5000 requests, a curl process each; scripts/stress has these too."""
+LB = ("lb3ports/lb-exhausts-its-ports", "lb3ports/keepalive-requests-is-a-budget")
+"""The load balancer's experiments that are not thousands of curl processes; scripts/stress has these too."""
 SKIPPED = {"direct/recycle-is-gone": "removed in Linux 4.12"}
 NEEDS_BUILT_IN = {"lb3ports/reuse-gives-each-port-once-per-delay": "nginx cannot stand in for close style client-first"}
 
@@ -51,13 +45,13 @@ def test_all_pass_as_their_files_say() -> None:
 
 
 def test_all_pass_with_the_built_in_programs() -> None:
-    found = replay("--server", "h11", "lb3ports", "crowd", "direct/no-reuse-back-to-back")
+    found = replay("--server", "h11", *LB, "lb3ports/upstream-keepalive-cures", "crowd", "direct/no-reuse-back-to-back")
     assert_all_pass(found, SKIPPED)
     assert found["lb3ports/lb-exhausts-its-ports"]["steps"][0]["seen"] == "2 x 200, 998 x 502"
 
 
 def test_all_pass_with_real_curl_and_nginx() -> None:
-    found = replay("--client", "curl", "--server", "nginx", *CURL_AND_NGINX)
+    found = replay("--client", "curl", "--server", "nginx", "direct", "crowd", *LB)
     assert_all_pass(found, SKIPPED | NEEDS_BUILT_IN)
     refused = found["direct/connect-is-what-fails"]
     assert refused["programs"]["server"].startswith("nginx")
