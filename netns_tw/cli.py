@@ -7,6 +7,7 @@ command that needs it, so that ``--help``, ``list`` and ``validate`` answer at o
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -32,7 +33,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         words = [word for word in message.split("'") if word]
         if "invalid choice" in message and len(words) > 1:
-            action = next(one for one in self._actions if one.choices)
+            named = message.split(":")[0].removeprefix("argument ")
+            action = next(one for one in self._actions if ("/".join(one.option_strings) or one.metavar) == named)
             message = message.split(" (choose", 1)[0] + near_match(words[1], [str(one) for one in action.choices or ()])
         print(f"{self.prog}: {message}\ntry: {self.prog} --help", file=sys.stderr)
         raise SystemExit(EXIT_USAGE)
@@ -77,12 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("names", nargs="*", metavar="LAB[/CLAIM]", help="labs or single claims")
     for one in (topology, replay):
-        one.add_argument("--client", choices=CLIENTS, help="the client of every step (default: as the file says, h11)")
-        one.add_argument(
-            "--server", choices=SERVERS, help="all servers built-in, or all nginx (default: as the file says)"
-        )
-        one.add_argument("-j", type=_positive, default=AT_ONCE, metavar="N", help=f"experiments at once ({AT_ONCE})")
-        one.add_argument("-q", "--quiet", action="store_true", help="the summary only, no progress")
+        _add_options_of_a_run(one)
     add("list", "list the labs and their claims", "python -m netns_tw list", _list)
     show = add("show", "show a lab's diagram, addresses, sysctls and claims", "python -m netns_tw show lb3ports", _show)
     show.add_argument("lab", metavar="LAB", help="a lab's name, or the path of your own")
@@ -90,6 +87,15 @@ def parser() -> argparse.ArgumentParser:
     validate = add("validate", "check lab folders and files", "python -m netns_tw validate ./mylab", _validate)
     validate.add_argument("paths", nargs="+", metavar="PATH", help="a lab's folder or name")
     return top
+
+
+def _add_options_of_a_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--client", choices=CLIENTS, help="the client of every step (default: as the file says, h11)")
+    command.add_argument(
+        "--server", choices=SERVERS, help="all servers built-in, or all nginx (default: as the file says)"
+    )
+    command.add_argument("-j", type=_positive, default=AT_ONCE, metavar="N", help=f"experiments at once ({AT_ONCE})")
+    command.add_argument("-q", "--quiet", action="store_true", help="the summary only, no progress")
 
 
 def _positive(text: str) -> int:
@@ -140,7 +146,7 @@ def _validate(given: argparse.Namespace) -> int:
     for path in given.paths:
         try:
             # a folder is meant as a path even where its name holds no '/'
-            good.append(labs.read_lab(Path(path) if (Path(path) / "topology.toml").is_file() else labs.folder_of(path)))
+            good.append(labs.read_lab(Path(path) if labs.is_lab(Path(path)) else labs.folder_of(path)))
         except FileProblems as error:
             problems += error.problems
     if given.json:
@@ -194,6 +200,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         KeyboardInterrupt: a signal came; every sandbox is gone by then.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 still gets its answer
     given = parser().parse_args(argv)
     try:
         code: int = given.call(given)

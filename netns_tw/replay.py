@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from netns_tw.errors import InstrumentBroken
+from netns_tw.errors import InstrumentBroken, Skip, near_match
 from netns_tw.kernel import process
-from netns_tw.lab import RUN, RunningLab, RunningNode, built_in
+from netns_tw.lab import RUN, RunningLab, RunningNode, built_in, kernel_release
 from netns_tw.measure.observer import wait_until_settled
-from netns_tw.model.experiment import Experiment, Step
+from netns_tw.model.experiment import Counter, Experiment, Step
 from netns_tw.model.record import End, Line, Response, Snapshot, StepEnd
 
 Emit = Callable[[Line], None]
@@ -36,8 +36,10 @@ def replay(lab: RunningLab, experiment: Experiment, choices: Choices, emit: Emit
     """Carry out every step of *experiment* and emit what happened.
 
     Raises:
+        Skip: this kernel has no counter of a name that the experiment counts.
         InstrumentBroken: the client ended early, or the instruments disagree.
     """
+    _check_counters(lab, experiment)
     _look(lab, BEFORE, emit)
     for number, step in enumerate(experiment.steps):
         began = _now_ms()
@@ -47,6 +49,17 @@ def replay(lab: RunningLab, experiment: Experiment, choices: Choices, emit: Emit
         _look(lab, number, emit)
         emit(StepEnd(number, step.name, began, ended))
     emit(End(_now_ms()))
+
+
+def _check_counters(lab: RunningLab, experiment: Experiment) -> None:
+    """A counter that this kernel does not have would count 0 for ever, and a misspelt one too."""
+    subjects = [*experiment.measures.values(), *(one.subject for one in experiment.expectations)]
+    for subject in subjects:
+        if isinstance(subject, Counter):
+            known = lab.nodes[subject.node].observer.counters.read()
+            if subject.name not in known:
+                near = near_match(subject.name, known)
+                raise Skip(f"counter {subject.name}: not among those of {kernel_release()}{near}")
 
 
 def _now_ms() -> float:

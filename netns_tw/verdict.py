@@ -82,14 +82,34 @@ def judge(record: Record, experiment: Experiment, topology: Topology) -> Judgeme
     if record.trouble is not None:
         verdict = "skip" if record.trouble.skip else "broken" if record.trouble.exit_code == EXIT_BROKEN else "error"
         return Judgement(verdict, [], record.trouble.message, record.trouble.exit_code)
-    if not record.is_complete:
-        return Judgement("broken", [], "the record is cut short", EXIT_BROKEN)
-    findings = [Scope(record, experiment, topology, one.step).find(one) for one in experiment.expectations]
+    lacking = _lacking(record, experiment, topology)
+    if lacking:
+        return Judgement("broken", [], lacking, EXIT_BROKEN)
+    findings: list[Finding] = []
+    for one in experiment.expectations:
+        try:
+            findings.append(Scope(record, experiment, topology, one.step).find(one))
+        except ValueError as error:  # an expression that divides by what happened to be 0
+            return Judgement("error", findings, f"expectation {one.name!r}: {error}", EXIT_USAGE)
     late = too_late(record, experiment)
     if late:
         return Judgement("inconclusive", findings, late, EXIT_INCONCLUSIVE)
     verdict = "pass" if all(one.holds for one in findings) else "fail"
     return Judgement(verdict, findings, "", EXIT_CODES[verdict])
+
+
+def _lacking(record: Record, experiment: Experiment, topology: Topology) -> str:
+    """Say what a record lacks that a verdict needs; empty when it is whole."""
+    if not record.is_complete:
+        return "the record is cut short"
+    for number, step in enumerate(experiment.steps):
+        if number not in record.steps:
+            return f"the record does not hold step {step.name!r}"
+    for number in range(BEFORE, len(experiment.steps)):
+        for node in topology.nodes:
+            if (number, node) not in record.snapshots:
+                return f"the record holds no snapshot of node {node} after step number {number}"
+    return ""
 
 
 def too_late(record: Record, experiment: Experiment) -> str:

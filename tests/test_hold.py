@@ -18,7 +18,7 @@ def test_a_held_lab_can_be_looked_into_until_enter() -> None:
         argv, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
         assert child.stdin and child.stdout and child.stderr
-        talk = []
+        talk: list[str] = []
         while "Enter ends it." not in "".join(talk[-1:]):
             talk.append(child.stderr.readline())
             assert talk[-1], talk

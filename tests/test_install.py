@@ -27,10 +27,17 @@ def test_an_installed_netns_tw_lists_and_replays_its_labs(tmp_path: Path) -> Non
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     venv.create(tmp_path / "venv", with_pip=True)
-    pip = [tmp_path / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    pip: list[str | Path] = [
+        tmp_path / "venv" / "bin" / "python",
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "-q",
+    ]
     run(*pip, source, cwd=tmp_path)
     command = tmp_path / "venv" / "bin" / "netns-tw"
     shown = run(command, "list", cwd=tmp_path)
-    assert [word for word in ("crowd", "direct", "lb3ports") if f"\n{word} " not in f"\n{shown}"] == []
+    assert [word for word in ("crowd", "direct", "lb3ports") if f"\n{word}: " not in f"\n{shown}"] == []
     replayed = run(command, "replay", "lb3ports/keepalive-requests-is-a-budget", "-q", cwd=tmp_path)
     assert "1 pass" in replayed

@@ -110,6 +110,17 @@ def test_a_missing_sysctl_is_a_skip_and_other_experiments_run(tmp_path: Path) ->
     assert "removed in Linux 4.12" in alone.stdout
 
 
+def test_a_misspelt_counter_is_a_skip_not_a_zero(tmp_path: Path) -> None:
+    """It would be 0 for ever, and ``equals = 0`` would pass."""
+    wrong = EXPERIMENT.replace(
+        "responses = { ok = true }\nequals    = 1",
+        'counter = { node = "client", name = "TcpExtTWRecyled" }\nequals = 0',
+    )
+    done = netns_tw("topology", own_lab(tmp_path / "mine", experiment=wrong))
+    assert done.returncode == 3
+    assert "did you mean 'TcpExtTWRecycled'" in " ".join(done.stdout.split())
+
+
 def test_one_lab_that_fails_to_start_disturbs_no_other(tmp_path: Path) -> None:
     """Side by side, an error in one experiment leaves the verdict of the other one alone."""
     bad = own_lab(tmp_path / "bad", CASES["a sysctl value that the kernel refuses"][0])

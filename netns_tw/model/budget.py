@@ -9,6 +9,10 @@ addresses and port. So
     width 3         the first two are found, never the third: the offset can only be 0
     odd width N>3   N or N-1, by where the offset happens to stand
 
+The offset moves with every successful connect() whose addresses and destination port hash to the same slot, and the
+slots (table_perturb) are the machine's, not the namespace's. So in the last case the hidden port stays hidden for a
+client by itself, and can come back when another lab with the same addresses connects: never more than N, whenever.
+
 Reserved ports and ports that a listener holds are passed over, wherever they lie in the range.
 """
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import keyword
 import re
+import warnings
 from collections.abc import Collection
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from netns_tw.errors import near_match
 from netns_tw.model import expression
@@ -23,9 +25,9 @@ from netns_tw.model.experiment import (
     Subject,
     Value,
 )
-from netns_tw.model.reader import Document, Table
-from netns_tw.model.topology import PORT_RANGE, Listen, Topology
-from netns_tw.model.topology_file import MAX_INT, listener_problems, read_node
+from netns_tw.model.reader import Document, Table, shown
+from netns_tw.model.topology import PORT_RANGE, Topology
+from netns_tw.model.topology_file import MAX_INT, is_port_range, listen_at, listener_problems, read_node
 from netns_tw.rules import TCP_STATES
 
 MAX_REQUESTS = 1_000_000
@@ -33,6 +35,7 @@ SUBJECTS = ("responses", "sockets", "counter", "log", "value")
 STEP_VALUES = ("requests", "ok", "failed", "elapsed_ms")
 PORT_VALUES = ("usable_ports", "usable_ports_min", "usable_ports_max")
 _ERRNOS = frozenset(errno.errorcode.values())
+_STATUS = re.compile(rf"{expression.STATUS_PREFIX}[1-5][0-9][0-9]")
 
 
 def read_experiment(path: Path, lab: Topology) -> Experiment:
@@ -44,6 +47,8 @@ def read_experiment(path: Path, lab: Topology) -> Experiment:
     document = Document(path)
     root = document.root
     root.check_format()
+    if not path.stem.isprintable():
+        root.problem("", "the file's name is the claim's, and must be printable")
     nodes = {}
     for name, table in root.tables("nodes"):
         if name not in lab.nodes:
@@ -51,12 +56,12 @@ def read_experiment(path: Path, lab: Topology) -> Experiment:
         nodes[name] = read_node(name, table, path.parent.parent)
     changed = lab.with_nodes({name: node for name, node in nodes.items() if name in lab.nodes})
     for name in nodes:
-        for problem in listener_problems(changed, changed.nodes[name]) if name in lab.nodes else ():
-            root.problem(f"nodes.{name}.program.listen", problem)
+        for where, problem in listener_problems(changed, changed.nodes[name]) if name in lab.nodes else ():
+            root.problem(where, problem)
     steps = tuple(_step(table, changed) for table in root.each("steps"))
     _check_steps(root, steps)
-    measures = {name: _subject_in(table, changed) for name, table in root.tables("measures")}
-    ports_of = root.value("ports_of", str)
+    measures = {name: _measure(name, table, changed) for name, table in root.tables("measures")}
+    ports_of = root.choice("ports_of", lab.nodes.keys(), "") or None
     found = Experiment(
         lab=lab.name,
         claim_id=path.stem,
@@ -65,7 +70,7 @@ def read_experiment(path: Path, lab: Topology) -> Experiment:
         steps=steps,
         expectations=tuple(_expectation(table, changed) for table in root.each("expect")),
         why=root.text("why").strip(),
-        within_ms=root.value("within_ms", int),
+        within_ms=root.optional_number("within_ms", 1, MAX_INT),
         ports_of=ports_of or _only_node_with_a_range(changed),
         nodes=nodes,
         measures={name: subject for name, subject in measures.items() if subject},
@@ -94,13 +99,13 @@ def _step(table: Table, lab: Topology) -> Step:
         keep_alive=table.value("keep_alive", bool, False) or False,
         source_ports=_ports(table),
         timeout_ms=table.number("timeout_ms", 10_000, 1, MAX_INT),
-        within_ms=table.value("within_ms", int),
+        within_ms=table.optional_number("within_ms", 1, MAX_INT),
         reference=table.text("reference", ""),
     )
-    if step.node not in lab.nodes:
+    if step.node not in lab.nodes and not table.has("node"):
         table.problem("node", f"lab {lab.name} has no node {step.node!r}; say which node requests")
-    if step.interval_ms < 0:
-        table.problem("interval_ms", "must not be negative")
+    if not 0 <= step.interval_ms <= MAX_INT:
+        table.problem("interval_ms", f"must be from 0 to {MAX_INT}, not {shown(step.interval_ms)}")
     _check_url(table, step.url, lab)
     table.end()
     return step
@@ -110,29 +115,26 @@ def _ports(table: Table) -> tuple[int, ...]:
     text = table.value("source_ports", str)
     if text is None:
         return ()
-    try:
-        first, _, last = text.partition("-")
-        ports = tuple(range(int(first), int(last or first) + 1))
-        if not ports or not 0 < ports[0] <= ports[-1] < 65536:
-            raise ValueError
-    except ValueError:
-        table.problem("source_ports", f"must be 'FIRST-LAST', such as '1024-1034', not {text!r}")
+    first, dash, last = text.partition("-")
+    if not is_port_range(first, last if dash else None):
+        table.problem("source_ports", f"must be 'FIRST-LAST', such as '1024-1034', not {shown(text)}")
         return ()
-    return ports
+    return tuple(range(int(first), int(last or first) + 1))
 
 
 def _check_url(table: Table, url: str, lab: Topology) -> None:
     if not url:
         return
+    found = re.fullmatch(r"http://([^/?#@]+)(?:[/?][!-~]*)?", url)
     try:
-        parts = urlsplit(url)
-        Listen.parse(f"{parts.netloc}" if parts.port else f"{parts.netloc}:80")
+        if found is None or "#" in url:
+            raise ValueError(url)
+        listen = listen_at(found[1] if re.search(r"[^:]:[0-9]+$", found[1]) else f"{found[1]}:80")
     except ValueError:
-        parts = None
-    if parts is None or parts.scheme != "http" or re.search(r"[\s\x00-\x1f]", url):
-        table.problem("url", f"must be http://ADDRESS[:PORT]/..., the address a number, not {url!r}")
-    elif lab.owner_of(parts.hostname or "") is None:
-        table.problem("url", f"no node of lab {lab.name} has the address {parts.hostname}")
+        table.problem("url", f"must be http://ADDRESS[:PORT]/..., the address a number, not {shown(url)}")
+        return
+    if lab.owner_of(listen.address) is None:
+        table.problem("url", f"no node of lab {lab.name} has the address {listen.address}")
 
 
 def _check_steps(root: Table, steps: tuple[Step, ...]) -> None:
@@ -145,7 +147,7 @@ def _check_steps(root: Table, steps: tuple[Step, ...]) -> None:
 
 def _subject_in(table: Table, lab: Topology) -> Subject | None:
     """Read the one subject in *table*."""
-    given = [key for key in SUBJECTS if key in table]
+    given = [key for key in SUBJECTS if table.has(key)]
     if len(given) != 1:
         table.problem("", f"must have exactly one of {', '.join(SUBJECTS)}; it has {', '.join(given) or 'none'}")
     subject: Subject | None = None
@@ -163,7 +165,7 @@ def _responses(table: Table, _lab: Topology) -> Subject:
     if name is not None and name not in _ERRNOS:
         table.problem("errno", f"no errno is called {name!r}{near_match(name, _ERRNOS)}")
     return Responses(
-        status=table.value("status", int),
+        status=table.optional_number("status", 100, 599),
         ok=table.value("ok", bool),
         errno=name,
         call=table.choice("call", ("bind", "connect", "send", "recv"), "") or None,
@@ -175,12 +177,19 @@ def _sockets(table: Table, lab: Topology) -> Subject:
     remote = table.value("remote", str)
     if remote is not None:
         try:
-            Listen.parse(remote if remote.count(":") == 1 or "]:" in remote else f"{remote}:1")
+            remote = _remote(remote)
         except ValueError:
-            table.problem("remote", f"must be ADDRESS or ADDRESS:PORT, not {remote!r}")
+            table.problem("remote", f"must be ADDRESS or ADDRESS:PORT, not {shown(remote)}")
     node = table.choice("node", lab.nodes.keys())
     state = table.choice("state", TCP_STATES.values())
-    return Sockets(node, state, remote, table.value("local_port", int))
+    return Sockets(node, state, remote, table.optional_number("local_port", 1, 65535))
+
+
+def _remote(text: str) -> str:
+    """An address or ``ADDRESS:PORT`` in the one spelling that is compared."""
+    if re.fullmatch(r"[0-9.]+:[0-9]+|\[.*\]:[0-9]+", text):
+        return str(listen_at(text))
+    return str(ipaddress.ip_address(text))
 
 
 def _counter(table: Table, lab: Topology) -> Subject:
@@ -193,13 +202,29 @@ def _counter(table: Table, lab: Topology) -> Subject:
 def _log(table: Table, lab: Topology) -> Subject:
     pattern = table.text("pattern")
     try:
-        re.compile(pattern)
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # "possible nested set": what it means is not certain
+            re.compile(pattern)
+    except (re.error, OverflowError, RecursionError, Warning) as error:
         table.problem("pattern", f"not a regular expression: {error}")
     return Log(table.choice("node", lab.nodes.keys()), pattern)
 
 
 _READERS = {"responses": _responses, "sockets": _sockets, "counter": _counter, "log": _log}
+
+
+def _measure(name: str, table: Table, lab: Topology) -> Subject | None:
+    """Read a measure: a subject that expressions call by its name."""
+    taken = (*STEP_VALUES, *PORT_VALUES)
+    is_name = re.fullmatch(r"[a-z][a-z0-9_]*", name) and not keyword.iskeyword(name)
+    if not is_name or name in taken or name.startswith(expression.STATUS_PREFIX):
+        rule = "is of a-z, 0-9 and '_', the first a letter"
+        table.problem("", f"a measure's name {rule}, and none of {', '.join(taken)}")
+    subject = _subject_in(table, lab)
+    table.end()
+    if isinstance(subject, Value):
+        table.problem("value", "a measure must count something; an expression goes into an expectation")
+    return subject
 
 
 def _expectation(table: Table, lab: Topology) -> Expectation:
@@ -225,9 +250,6 @@ def _check_expectations(root: Table, found: Experiment, lab: Topology) -> None:
             _check_expression(root, f"{where}.{key}", text, known, found, lab)
         if isinstance(one.subject, Value):
             _check_expression(root, f"{where}.value", one.subject.expression, known, found, lab)
-    for name, subject in found.measures.items():
-        if isinstance(subject, Value):
-            root.problem(f"measures.{name}", "must count something; an expression goes into an expectation")
 
 
 def _check_expression(
@@ -236,13 +258,13 @@ def _check_expression(
     try:
         used = expression.names(text)
     except ValueError as error:
-        root.problem(where, f"{text!r}: {error}")
+        root.problem(where, f"{shown(text)}: {error}")
         return
     for name in sorted(used):
         if name in PORT_VALUES:
             _check_port_value(root, where, name, found, lab)
-        elif name not in known and name not in _ERRNOS and not name.startswith(expression.STATUS_PREFIX):
-            root.problem(where, f"{text!r}: no quantity is called {name!r}{near_match(name, known)}")
+        elif name not in known and name not in _ERRNOS and not _STATUS.fullmatch(name):
+            root.problem(where, f"{shown(text)}: no quantity is called {name!r}{near_match(name, known)}")
 
 
 def _check_port_value(root: Table, where: str, name: str, found: Experiment, lab: Topology) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,11 @@ def shipped_names() -> list[str]:
     return sorted(path.parent.name for path in shipped_folder().glob("*/topology.toml"))
 
 
+def is_lab(folder: Path) -> bool:
+    """Whether a topology.toml lies in *folder*; False too where it cannot be looked into."""
+    return os.path.isfile(folder / "topology.toml")
+
+
 def folder_of(name: str) -> Path:
     """The folder of a lab by its name or its path (one that holds a '/' or is '.').
 
@@ -55,12 +61,12 @@ def folder_of(name: str) -> Path:
     """
     if "/" in name or name in (".", ".."):
         folder = Path(name)
-        if not (folder / "topology.toml").is_file():
+        if not is_lab(folder):
             raise UsageError(f"{name}: no lab there, a lab's folder holds a topology.toml")
         return folder
     names = shipped_names()
     if name not in names:
-        path = " (a lab of your own is named by its path, ./" + name + ")" if Path(name).is_dir() else ""
+        path = " (a lab of your own is named by its path, ./" + name + ")" if is_lab(Path(name)) else ""
         raise UsageError(f"no lab is called {name!r}{near_match(name, names)}; there are {', '.join(names)}{path}")
     return shipped_folder() / name
 
@@ -93,8 +99,11 @@ def find(names: list[str]) -> Iterator[tuple[Lab, Experiment]]:
     seen: set[tuple[Path, str]] = set()
     labs: dict[Path, Lab] = {}
     for name in names or shipped_names():
-        folder, claim = _split(name)
-        lab = labs.setdefault(folder, read_lab(folder))
+        path, claim = _split(name)
+        folder = path.resolve()  # one lab, whether named or pathed
+        if folder not in labs:
+            labs[folder] = read_lab(path)
+        lab = labs[folder]
         for experiment in [pick(lab, claim)] if claim else lab.experiments.values():
             if (folder, experiment.claim_id) not in seen:
                 seen.add((folder, experiment.claim_id))
@@ -103,10 +112,12 @@ def find(names: list[str]) -> Iterator[tuple[Lab, Experiment]]:
 
 def _split(name: str) -> tuple[Path, str]:
     """Split LAB/CLAIM; a path that is a lab's folder is one, else its last part is the claim."""
-    if "/" not in name or (Path(name) / "topology.toml").is_file():
+    if "/" not in name or is_lab(Path(name)):
         return folder_of(name), ""
-    lab, _, claim = name.rstrip("/").rpartition("/")
-    return folder_of(lab), claim.removesuffix(".toml")
+    lab, slash, claim = name.rstrip("/").rpartition("/")
+    if not slash:
+        return folder_of(claim), ""
+    return folder_of(lab.removesuffix("/experiments") if claim.endswith(".toml") else lab), claim.removesuffix(".toml")
 
 
 def pick(lab: Lab, claim: str) -> Experiment:

@@ -2,10 +2,15 @@
 
 A :class:`Table` hands out values by kind and notes what is wrong; it never stops at the first problem. Whoever reads
 a table ends with :meth:`Table.end`, which makes every key that nobody asked for a problem.
+
+What tomllib reads is not yet fit for this: it nests without limit and holds numbers of any length, and its line
+numbers are gone. So values are looked over once before they are handed out, and ``locate`` finds the lines again.
 """
 
 from __future__ import annotations
 
+import datetime
+import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator
@@ -14,12 +19,29 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from netns_tw.errors import UsageError, near_match
+from netns_tw.model.locate import locate
 
 FORMAT = 1
 T = TypeVar("T")
-_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?")
-_KEY = re.compile(r"""^\s*((?:"[^"]*"|'[^']*'|[\w.-])+)\s*=""")
-_KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
+MAX_DEPTH = 16
+MAX_SHOWN = 60
+_MISPLACED = "unknown key here: TOML takes it for a part of this table; write it above the first [table]"
+_KINDS = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a table",
+    list: "an array",
+}
+
+
+def shown(value: object) -> str:
+    """*value* about as its file has it, shortened."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value) if isinstance(value, datetime.date | datetime.time) else repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 @dataclass(frozen=True)
@@ -33,7 +55,8 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+        text = f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 class FileProblems(UsageError):
@@ -50,22 +73,46 @@ class Document:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problems: list[Problem] = []
+        self._unknown: list[tuple[Table, str]] = []
         self._lines: dict[str, int] = {}
         self.root = Table(self, "", self._load())
 
     def _load(self) -> dict[str, Any]:
+        data, text = b"", ""
         try:
-            text = self.path.read_text(encoding="utf-8")
+            data = self.path.read_bytes()
+            text = data.decode("utf-8-sig").replace("\r\n", "\n")
+            values = tomllib.loads(text)
             self._lines = locate(text)
-            return tomllib.loads(text)
-        except (OSError, UnicodeDecodeError) as error:
-            self.problem("", getattr(error, "strerror", None) or "not a UTF-8 text")
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            found = re.search(r" \(at line (\d+), (column \d+)\)", str(error))
-            message = str(error).replace(found[0], f", {found[2]}") if found else str(error)
-            line = int(found[1]) if found else 0
-            self.problems.append(Problem(str(self.path), line, "", f"not TOML: {message}"))
+            self._look_over(values)
+            return values
+        except OSError as error:
+            self.problem("", error.strerror or str(error))
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            self.problems.append(Problem(str(self.path), line, "", "not UTF-8 text; save it as UTF-8"))
+        except tomllib.TOMLDecodeError as error:
+            self.problems.append(_not_toml(self.path, text, str(error)))
+        except RecursionError:
+            self.problem("", f"nested more than {MAX_DEPTH} deep")
+        except ValueError:  # int() takes no more than 4300 digits
+            self.problem("", "a number must fit into 64 bits")
         raise FileProblems(self.problems)
+
+    def _look_over(self, values: dict[str, Any]) -> None:
+        """Refuse what no reader should look at: nesting without end, numbers without end."""
+        rest: list[tuple[str, Any, int]] = [("", values, 0)]
+        while rest:
+            path, value, depth = rest.pop()
+            if depth > MAX_DEPTH:
+                self.problem(path, f"nested more than {MAX_DEPTH} deep")
+            elif isinstance(value, dict):
+                rest += [(f"{path}.{key}" if path else key, one, depth + 1) for key, one in value.items()]
+            elif isinstance(value, list):
+                rest += [(f"{path}[{number}]", one, depth + 1) for number, one in enumerate(value)]
+            elif type(value) is int and not -(2**63) <= value < 2**63:
+                self.problem(path, "a number must fit into 64 bits")
+        self.finish()
 
     def problem(self, path: str, message: str) -> None:
         """Note that something is wrong at the dotted key *path*."""
@@ -76,28 +123,28 @@ class Document:
             path = path.rpartition(".")[0] if not path.endswith("]") else path.rpartition("[")[0]
         return self._lines.get(path, 0)
 
+    def unknown(self, table: Table, key: str) -> None:
+        """Note that nobody asked for *key* of *table*."""
+        self._unknown.append((table, key))
+
     def finish(self) -> None:
         """Raise FileProblems if there are any."""
+        for table, key in self._unknown:
+            if self.root.misses(key) and table is not self.root:
+                self.problems = [one for one in self.problems if one.path != key]  # "missing", which it is not
+                table.problem(key, _MISPLACED)
+            else:
+                table.problem(key, f"unknown key{table.near(key)}")
         if self.problems:
             raise FileProblems(self.problems)
 
 
-def locate(text: str) -> dict[str, int]:
-    """Map dotted key paths, ``links[1].addresses``, to their line numbers; keys inside inline tables have none."""
-    lines: dict[str, int] = {}
-    counts: dict[str, int] = {}
-    prefix = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.match(line):
-            prefix = header[2].replace('"', "").replace(" ", "")
-            if header[1] == "[[":
-                counts[prefix] = counts.get(prefix, -1) + 1
-                prefix = f"{prefix}[{counts[prefix]}]"
-            lines.setdefault(prefix, number)
-        elif key := _KEY.match(line):
-            name = key[1].replace('"', "").replace("'", "")
-            lines.setdefault(f"{prefix}.{name}" if prefix else name, number)
-    return lines
+def _not_toml(path: Path, text: str, error: str) -> Problem:
+    found = re.search(r" \(at line (\d+), (column \d+)\)", error)
+    line = int(found[1]) if found else text.count("\n") + 1 if "end of document" in error else 0
+    message = error.replace(found[0], f", {found[2]}") if found else error
+    message = re.sub(r"\('(.*?)',?\)", lambda names: names[1].replace("', '", "."), message)
+    return Problem(str(path), line, "", f"not TOML: {message}")
 
 
 class Table:
@@ -108,9 +155,6 @@ class Table:
         self.path = path
         self._values = values
         self._asked: set[str] = set()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
 
     def problem(self, key: str, message: str) -> None:
         """Note a problem with *key* of this table (with the table itself where it is empty)."""
@@ -123,7 +167,20 @@ class Table:
         """Every key that was not asked for is unknown."""
         for key in self._values:
             if key not in self._asked:
-                self.problem(key, f"unknown key{near_match(key, self._asked)}")
+                self._document.unknown(self, key)
+
+    def has(self, key: str) -> bool:
+        """Whether *key* is there; from then on it is a known one."""
+        self._asked.add(key)
+        return key in self._values
+
+    def misses(self, key: str) -> bool:
+        """Whether *key* is known here and absent."""
+        return key in self._asked and key not in self._values
+
+    def near(self, key: str) -> str:
+        """The near match of an unknown *key*."""
+        return near_match(key, self._asked)
 
     def value(self, key: str, kind: type[T], default: T | None = None, required: bool = False) -> T | None:
         """Return the value of *key* if it is of *kind*, else note a problem and return *default*."""
@@ -135,21 +192,29 @@ class Table:
         found = self._values[key]
         if kind is float and type(found) is int:
             found = float(found)
-        if type(found) is kind:
+        if type(found) is kind and not (isinstance(found, float) and not math.isfinite(found)):
             return found
-        self.problem(key, f"must be {_KINDS[kind]}, not {found!r}")
+        self.problem(key, f"must be {_KINDS[kind]}, not {shown(found)}")
         return default
 
     def text(self, key: str, default: str | None = None) -> str:
         """Return a string; required where there is no *default*."""
-        return self.value(key, str, default, required=default is None) or ""
+        found = self.value(key, str, default, required=default is None)
+        if found == "" and default is None:
+            self.problem(key, "must not be empty")
+        return found or ""
 
-    def number(self, key: str, default: int | None, least: int, most: int) -> int:
-        """Return a whole number from *least* to *most*; required where *default* is None."""
-        found = self.value(key, int, default, required=default is None)
+    def number(self, key: str, default: int, least: int, most: int) -> int:
+        """Return a whole number from *least* to *most*."""
+        found = self.optional_number(key, least, most)
+        return default if found is None else found
+
+    def optional_number(self, key: str, least: int, most: int) -> int | None:
+        """Return a whole number from *least* to *most*, or None where there is none."""
+        found = self.value(key, int)
         if found is not None and not least <= found <= most:
             self.problem(key, f"must be from {least} to {most}, not {found}")
-        return found if found is not None else least
+        return found
 
     def expression(self, key: str) -> str:
         """Return a string or a whole number as text; empty where there is none."""
@@ -157,16 +222,19 @@ class Table:
         found = self._values.get(key, "")
         if type(found) in (str, int):
             return str(found)
-        self.problem(key, f"must be a whole number or an expression in a string, not {found!r}")
+        self.problem(key, f"must be a whole number or an expression in a string, not {shown(found)}")
         return ""
 
     def choice(self, key: str, allowed: Collection[str], default: str | None = None) -> str:
         """Return one of the *allowed* words."""
-        found = self.text(key, default)
-        if found not in allowed and key in self._values and isinstance(self._values[key], str):
-            words = ", ".join(sorted(allowed))
-            self.problem(key, f"{found!r} is not one of {words}{near_match(found, allowed)}")
-        return found
+        words = ", ".join(sorted(allowed))
+        if default is None and not self.has(key):
+            self.problem(key, f"missing; it must be one of {words}")
+            return ""
+        found = self.value(key, str, default)
+        if found is not None and found not in allowed and key in self._values:
+            self.problem(key, f"{shown(found)} is not one of {words}{near_match(found, allowed)}")
+        return found or ""
 
     def parsed(self, key: str, parse: Callable[[str], T], what: str) -> T | None:
         """Return a required string as *parse* reads it; its ValueError becomes "must be *what*"."""
@@ -176,7 +244,7 @@ class Table:
         try:
             return parse(found)
         except ValueError:
-            self.problem(key, f"must be {what}, not {found!r}")
+            self.problem(key, f"must be {what}, not {shown(found)}")
             return None
 
     def table(self, key: str) -> Table | None:
@@ -207,7 +275,7 @@ class Table:
         self._asked.add(key)
         found = self._values.get(key, [])
         if not isinstance(found, list) or not all(type(one) is kind for one in found):
-            self.problem(key, f"must be an array, each item {_KINDS[kind]}, not {found!r}")
+            self.problem(key, f"must be an array, each item {_KINDS[kind]}, not {shown(found)}")
             return []
         return found
 

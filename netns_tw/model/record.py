@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 
 FORMAT = 1
 
@@ -113,11 +113,11 @@ def from_json(text: str) -> Line:
     Raises:
         ValueError: it is none.
     """
-    found = json.loads(text)
-    kind = _KINDS.get(found.pop("kind", "")) if isinstance(found, dict) else None
-    if kind is None or set(found) - {one.name for one in fields(kind)}:
-        raise ValueError("not a line of a record")
-    return kind(**found)
+    try:
+        found = json.loads(text)
+        return _KINDS[found.pop("kind")](**found)
+    except (RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError("not a line of a record") from error
 
 
 @dataclass

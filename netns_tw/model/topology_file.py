@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 from netns_tw.errors import near_match
-from netns_tw.model.budget import parse_ports
-from netns_tw.model.reader import Document, Table
+from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.topology import (
     MAX_IFNAME_BYTES,
     PORT_RANGE,
@@ -34,8 +33,10 @@ NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
 LISTEN_RULE = "ADDRESS:PORT, such as '198.18.1.1:80' or '[2001:db8::1]:80'"
 NGINX_TOKENS = ("GLOBALS", "HTTP_GLOBALS", "LISTEN")
 """Filled in by the harness; GLOBALS and HTTP_GLOBALS must stand in every nginx.conf."""
-_TOKEN = re.compile(r"%%([A-Z_]+)%%")
+_TOKEN = re.compile(r"%%(\w+)%%")
+_PORTS = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 MAX_INT = 10**9
+ANY_NODE = ("0.0.0.0", "::", "127.0.0.1", "::1")
 
 
 def read_topology(path: Path) -> Topology:
@@ -54,11 +55,13 @@ def read_topology(path: Path) -> Topology:
     nodes = {one: read_node(one, table, path.parent) for one, table in root.tables("nodes")}
     if not nodes:
         root.problem("nodes", "missing; a lab has at least one node, [nodes.NAME]")
-    links = tuple(filter(None, (_link(table, nodes) for table in root.each("links"))))
+    found = [_link(table, nodes) for table in root.each("links")]
+    links = tuple(filter(None, found))
     root.end()
     topology = Topology(name, description, nodes, links, path.parent)
     _check_interfaces(root, topology)
-    _check_listeners(root, topology)
+    if len(links) == len(found):  # else it is not known who has which address
+        _check_listeners(root, topology)
     document.finish()
     return topology
 
@@ -83,7 +86,7 @@ def _sysctls(table: Table) -> dict[str, str]:
         if not is_per_namespace(key):
             inner.problem(key, "not per-namespace: a lab cannot set it without changing the whole machine")
         elif type(value) not in (str, int):
-            inner.problem(key, f"must be a string or a whole number, not {value!r}")
+            inner.problem(key, f"must be a string or a whole number, not {shown(value)}")
         else:
             found[key] = " ".join(str(value).split())
             _check_ports(inner, key, found[key])
@@ -91,16 +94,33 @@ def _sysctls(table: Table) -> dict[str, str]:
 
 
 def _check_ports(table: Table, key: str, value: str) -> None:
-    try:
-        if key == RESERVED_PORTS:
-            parse_ports(value)
-        elif key == PORT_RANGE:
-            low, high = (int(word) for word in value.split())
-            if not 0 < low <= high < 65536:
-                raise ValueError
-    except ValueError:
-        form = "'1024,1030-1034'" if key == RESERVED_PORTS else "'FIRST LAST' with 0 < FIRST <= LAST < 65536"
-        table.problem(key, f"must be ports in the form {form}, not {value!r}")
+    if key == RESERVED_PORTS:
+        form, words = "'1024,1030-1034'", [word.strip() for word in value.split(",")] if value else []
+        good = all(found and is_port_range(found[1], found[2]) for found in map(_PORTS.fullmatch, words))
+    elif key == PORT_RANGE:
+        form, words = "'FIRST LAST' with 0 < FIRST <= LAST < 65536", value.split()
+        good = len(words) == 2 and is_port_range(words[0], words[1])
+    else:
+        return
+    if not good:
+        table.problem(key, f"must be ports in the form {form}, not {shown(value)}")
+
+
+def is_port_range(first: str, last: str | None) -> bool:
+    """Whether two words, or the first alone, are TCP ports in order."""
+    low, high = first, last if last is not None else first
+    return all(re.fullmatch(r"[0-9]{1,5}", one) for one in (low, high)) and 0 < int(low) <= int(high) < 65536
+
+
+def listen_at(text: str) -> Listen:
+    """Parse ``ADDRESS:PORT`` as a file may write it: the port in plain digits, no zone.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.search(r":[0-9]{1,5}$", text) or "%" in text:
+        raise ValueError(text)
+    return Listen.parse(text)
 
 
 def _route(table: Table) -> Route | None:
@@ -122,14 +142,14 @@ def _programs(table: Table, folder: Path) -> Programs | None:
 
 def _program(table: Table, folder: Path, kinds: tuple[str, ...]) -> Program | None:
     kind = table.choice("kind", kinds)
-    listen = table.parsed("listen", Listen.parse, LISTEN_RULE)
+    listen = table.parsed("listen", listen_at, LISTEN_RULE)
     found: Program | None = None
     if kind == "nginx":
         found = _nginx(table, listen, folder)
     elif kind == "http-server":
         found = _http_server(table, listen)
     elif kind == "http-proxy":
-        upstream = table.parsed("upstream", Listen.parse, LISTEN_RULE)
+        upstream = table.parsed("upstream", listen_at, LISTEN_RULE)
         keepalive = table.number("keepalive", 0, 0, 10_000)
         limit = table.number("keepalive_requests", 1000, 1, MAX_INT)
         found = HttpProxy(listen, upstream, keepalive, limit) if listen and upstream else None
@@ -149,20 +169,31 @@ def _http_server(table: Table, listen: Listen | None) -> HttpServer | None:
 
 def _nginx(table: Table, listen: Listen | None, folder: Path) -> Nginx | None:
     config = table.text("config")
-    inner = table.table("tokens")
-    tokens = {key: str(value) for key, value in inner.items()} if inner else {}
+    tokens = _tokens(table)
     text = ""
-    if config:
-        try:
-            if ".." in Path(config).parts or Path(config).is_absolute():
-                table.problem("config", f"{config!r} must lie in the lab's own folder")
-            else:
-                text = (folder / config).read_text(encoding="utf-8")
-                _check_tokens(table, config, text, tokens)
-        except (OSError, UnicodeDecodeError) as error:
-            near = near_match(config, [one.name for one in folder.glob("*.conf")])
-            table.problem("config", f"{config!r}: {getattr(error, 'strerror', None) or 'not UTF-8'}{near}")
+    try:
+        if "\0" in config or ".." in Path(config).parts or Path(config).is_absolute():
+            table.problem("config", f"{shown(config)} must lie in the lab's own folder")
+        elif config:
+            text = (folder / config).read_text(encoding="utf-8")
+            _check_tokens(table, config, text, tokens)
+    except (OSError, UnicodeDecodeError) as error:
+        near = near_match(config, [one.name for one in folder.glob("*.conf")])
+        table.problem("config", f"{shown(config)}: {getattr(error, 'strerror', None) or 'not UTF-8'}{near}")
     return Nginx(listen, config, text, tokens) if listen else None
+
+
+def _tokens(table: Table) -> dict[str, str]:
+    inner = table.table("tokens")
+    found: dict[str, str] = {}
+    for key, value in inner.items() if inner else ():
+        assert inner is not None
+        if not re.fullmatch(r"[A-Z_]+", key) or key in NGINX_TOKENS:
+            inner.problem(key, f"a token's name is of A-Z and '_', and none of {', '.join(NGINX_TOKENS)}")
+        elif type(value) not in (str, int):
+            inner.problem(key, f"must be a string or a whole number, not {shown(value)}")
+        found[key] = str(value)
+    return found
 
 
 def _check_tokens(table: Table, config: str, text: str, tokens: dict[str, str]) -> None:
@@ -177,11 +208,13 @@ def _check_tokens(table: Table, config: str, text: str, tokens: dict[str, str]) 
 
 
 def _link(table: Table, nodes: dict[str, Node]) -> Link | None:
+    asked = table.has("endpoints")
     names = table.array("endpoints", str)
-    addresses = table.array("addresses", list) or [[], []]
+    addresses: list[list[object]] = table.array("addresses", list) or [[], []]
     table.end()
     if len(names) != 2:
-        table.problem("endpoints", f"must name two endpoints, ['NODE:INTERFACE', ...], not {len(names)}")
+        if names or not asked:
+            table.problem("endpoints", f"must name two endpoints, ['NODE:INTERFACE', ...], not {len(names)}")
         return None
     if len(addresses) != 2:
         table.problem("addresses", f"must be two lists, one for each endpoint, not {len(addresses)}")
@@ -194,24 +227,26 @@ def _link(table: Table, nodes: dict[str, Node]) -> Link | None:
 def _endpoint(table: Table, text: str, addresses: list[object], nodes: dict[str, Node]) -> Endpoint | None:
     node, colon, interface = text.partition(":")
     if not colon or not interface:
-        table.problem("endpoints", f"{text!r} is not NODE:INTERFACE")
+        table.problem("endpoints", f"{shown(text)} is not NODE:INTERFACE")
         return None
     if node not in nodes:
-        table.problem("endpoints", f"{text!r}: no node {node!r}{near_match(node, nodes)}")
+        table.problem("endpoints", f"{shown(text)}: no node {shown(node)}{near_match(node, nodes)}")
         return None
     if len(interface.encode()) > MAX_IFNAME_BYTES:
-        table.problem("endpoints", f"{text!r}: an interface name has at most {MAX_IFNAME_BYTES} bytes")
-    elif interface in (".", "..", "lo") or re.search(r"[\s/:%\0]", interface):
-        table.problem("endpoints", f"{text!r}: no name for an interface")
+        table.problem("endpoints", f"{shown(text)}: an interface name has at most {MAX_IFNAME_BYTES} bytes")
+    elif interface in (".", "..", "lo", "all", "default") or not re.fullmatch(r"[!-~]+", interface):
+        table.problem("endpoints", f"{shown(text)}: no name for an interface")
+    elif re.search(r"[/:%]", interface):
+        table.problem("endpoints", f"{shown(text)}: an interface name has no '/', ':' or '%'")
     found: list[Interface] = []
     for address in addresses:
         try:
-            if not isinstance(address, str) or "/" not in address:
+            if not isinstance(address, str) or "/" not in address or "%" in address:
                 raise ValueError
             found.append(ipaddress.ip_interface(address))
         except ValueError:
-            table.problem("addresses", f"{address!r} is no address with a prefix, such as '198.18.1.1/24'")
-    return Endpoint(node, interface, tuple(found))
+            table.problem("addresses", f"{shown(address)} is no address with a prefix, such as '198.18.1.1/24'")
+    return Endpoint(node, interface, tuple(found)) if len(found) == len(addresses) else None
 
 
 def _check_interfaces(root: Table, topology: Topology) -> None:
@@ -227,25 +262,37 @@ def _check_interfaces(root: Table, topology: Topology) -> None:
                 if address in seen:
                     root.problem(f"links[{number}].addresses", f"{address} is used twice, here and by {seen[address]}")
                 seen[address] = str(end)
-        left, right = ({one.network for one in end.addresses} for end in link)
-        for network in sorted(map(str, left ^ right)):
-            side = link.left if network in map(str, left) else link.right
-            message = f"{side} is in {network}, and the other end is not: an address outside its link's prefix"
-            root.problem(f"links[{number}].addresses", message)
+        left, right = ({str(one.network) for one in end.addresses} for end in link)
+        if left != right:
+            words = (
+                f"{end} is in {', '.join(sorted(nets)) or 'none'}"
+                for end, nets in zip(link, (left, right), strict=True)
+            )
+            rule = "both ends of a link are in the same networks"
+            root.problem(f"links[{number}].addresses", f"{', '.join(words)}; {rule}")
 
 
 def _check_listeners(root: Table, topology: Topology) -> None:
-    for name, node in topology.nodes.items():
-        for problem in listener_problems(topology, node):
-            root.problem(f"nodes.{name}.program.listen", problem)
+    for node in topology.nodes.values():
+        for path, problem in listener_problems(topology, node):
+            root.problem(path, problem)
 
 
-def listener_problems(topology: Topology, node: Node) -> list[str]:
-    """What is wrong with where a node's program listens, given the lab's links."""
-    if node.programs is None:
-        return []
-    address = node.programs.default.listen.address
-    owner = topology.owner_of(address)
-    if address in ("0.0.0.0", "::", "127.0.0.1", "::1") or owner == node.name:
-        return []
-    return [f"{address} is no address of {node.name}" + (f", but of {owner}" if owner else "")]
+def listener_problems(topology: Topology, node: Node) -> list[tuple[str, str]]:
+    """What is wrong with where a node's programs listen and connect to, given the lab's links; by key path."""
+    found = []
+    programs = node.programs
+    sets = (("", programs.default), (".h11", programs.h11), (".nginx", programs.nginx)) if programs else ()
+    for name, program in sets:
+        path = f"nodes.{node.name}.program{name}"
+        if program is None:
+            continue
+        address = program.listen.address
+        owner = topology.owner_of(address)
+        if address not in ANY_NODE and owner != node.name:
+            other = f", but of {owner}" if owner else ""
+            found.append((f"{path}.listen", f"{address} is no address of {node.name}{other}"))
+        upstream = program.upstream.address if isinstance(program, HttpProxy) else None
+        if upstream and upstream not in ANY_NODE and topology.owner_of(upstream) is None:
+            found.append((f"{path}.upstream", f"no node of the lab has the address {upstream}"))
+    return found

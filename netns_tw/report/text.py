@@ -44,21 +44,26 @@ def escaped(text: str) -> str:
     return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)
 
 
+def plain(words: str, style: str = "") -> Text:
+    """Text of a file or a record, safe to print; every cell and line of a report is made by this."""
+    return Text(escaped(words), style=style)
+
+
 def run(one: Run) -> RenderableType:
     """Everything about one run."""
     verdict = one.judgement.verdict
     parts: list[RenderableType] = [
         Rule(
-            Text.assemble((f"{one.experiment.path}  ", "bold"), (verdict.upper(), STYLES[verdict])),
+            Text.assemble((f"{escaped(one.experiment.path)}  ", "bold"), (verdict.upper(), STYLES[verdict])),
             align="left",
             style="dim",
         ),
-        Text(one.experiment.claim),
+        plain(one.experiment.claim),
     ]
     if one.judgement.reason:
-        parts.append(Text(escaped(f"{verdict}: {one.judgement.reason}"), style=STYLES[verdict]))
+        parts.append(plain(f"{verdict}: {one.judgement.reason}", STYLES[verdict]))
     for note in one.record.header.notes if one.record.header else ():
-        parts.append(Text(f"note: {escaped(note)}", style="yellow"))
+        parts.append(plain(f"note: {note}", "yellow"))
     if one.record.steps:
         parts.append(_steps(one))
     if one.judgement.findings:
@@ -73,7 +78,7 @@ def _labelled(label: str, text: str) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="bold", width=4)
     grid.add_column()
-    grid.add_row(label, Text(escaped(text)))
+    grid.add_row(label, plain(text))
     return grid
 
 
@@ -87,7 +92,7 @@ def _steps(one: Run) -> RenderableType:
         end = one.record.steps.get(number)
         seen = outcome_words(list(one.record.responses_of(number)))
         took = f"{one.record.span_ms(number, number) / 1000:.2f} s" if end else "-"
-        table.add_row(Text(step.name), Text(step.reference or "-"), Text(escaped(seen)), took)
+        table.add_row(plain(step.name), plain(step.reference or "-"), plain(seen), took)
     return table
 
 
@@ -99,10 +104,10 @@ def _findings(findings: Sequence[Finding]) -> RenderableType:
     table.add_column("actual", justify="right", no_wrap=True)
     for one in findings:
         mark = Text("ok", style="green") if one.holds else Text("FAIL", style="bold red")
-        name = Text(one.expectation.name)
+        name = plain(one.expectation.name)
         if one.expectation.step:
-            name.append(f"  ({one.expectation.step})", style="dim")
-        table.add_row(mark, name, Text(one.expected), Text(str(one.actual)))
+            name.append(f"  ({escaped(one.expectation.step)})", style="dim")
+        table.add_row(mark, name, plain(one.expected), Text(str(one.actual)))
     return table
 
 
@@ -135,9 +140,9 @@ def summary(runs: Sequence[Run]) -> RenderableType:
         seen = "; ".join(
             outcome_words(list(one.record.responses_of(number))) for number in range(len(one.experiment.steps))
         )
-        text = escaped(one.judgement.reason.split("\n")[0]) if one.judgement.reason else seen
-        table.add_row(Text(verdict, style=STYLES[verdict]), Text(one.experiment.path), Text(text))
-    return Group(table, Text(counts(runs), style="bold"), Text(versions(runs), style="dim"))
+        text = one.judgement.reason.split("\n")[0] or seen
+        table.add_row(Text(verdict, style=STYLES[verdict]), plain(one.experiment.path), plain(text))
+    return Group(table, Text(counts(runs), style="bold"), plain(versions(runs), "dim"))
 
 
 def counts(runs: Sequence[Run]) -> str:
@@ -160,22 +165,22 @@ def labs(found: Sequence[Lab]) -> RenderableType:
     table.add_column("experiment", no_wrap=True)
     table.add_column("claim", ratio=1)
     for lab in found:
-        table.add_row(Text(lab.name, style="bold"), Text(lab.topology.description, style="bold"))
+        table.add_row(plain(lab.name, "bold"), plain(lab.topology.description, "bold"))
         for experiment in lab.experiments.values():
-            table.add_row(Text(f"  {experiment.path}"), Text(experiment.claim))
+            table.add_row(plain(f"  {experiment.path}"), plain(experiment.claim))
     return table
 
 
 def topology(lab: Lab) -> RenderableType:
     """A lab's diagram, its nodes' sysctls and port budgets, its claims."""
     found: Topology = lab.topology
-    parts: list[RenderableType] = [Text(f"{found.name}: {found.description}", style="bold"), Text("")]
-    parts += [Padding(Text(line), (0, 2)) for line in diagram.text(found)]
+    parts: list[RenderableType] = [plain(f"{found.name}: {found.description}", "bold"), Text("")]
+    parts += [Padding(plain(line), (0, 2)) for line in diagram.text(found)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("node", "program", "sysctls", "usable ports per destination"):
+    for title in ("node", "program", "sysctls", "ports per destination"):
         table.add_column(title)
     for name, node in found.nodes.items():
         sysctls = "\n".join(f"{key} = {value}" for key, value in node.sysctls.items())
-        table.add_row(name, Text(diagram.role(node) or "-"), Text(sysctls or "-"), str(found.usable_ports(name)))
+        table.add_row(name, plain(diagram.role(node) or "-"), plain(sysctls or "-"), str(found.usable_ports(name)))
     parts += [Text(""), table, labs([lab])]
     return Group(*parts)
