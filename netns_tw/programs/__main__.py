@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by its path from a checkout; last, so it hides nothing
 
 EXIT_CANNOT_LISTEN = 98
+EXIT_CANNOT_START = 127
 
 
 def endpoint(text: str) -> tuple[str, int]:
@@ -19,36 +29,75 @@ def endpoint(text: str) -> tuple[str, int]:
     return address.strip("[]"), int(port)
 
 
-def _parser() -> argparse.ArgumentParser:
-    from netns_tw.rules import CLOSE_STYLES
+def url(text: str) -> str:
+    """Check that *text* is an http URL that can stand in a request line as it is."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme == "http" and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or not all("!" <= letter <= "~" for letter in text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an http URL, such as http://127.0.0.1:8080/ or http://[::1]/"
+        )
+    return text
 
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
+        return int(text)
+
+    return number
+
+
+ms = _number(1, 86_400_000)
+count = _number(1, 1_000_000_000)
+count_or_0 = _number(0, 1_000_000_000)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m netns_tw.programs", description=__doc__)
     commands = parser.add_subparsers(dest="program", required=True, metavar="PROGRAM")
+    _add_servers(commands)
+    _add_clients(commands)
+    return parser
+
+
+def _add_servers(commands: Commands) -> None:
+    from netns_tw.rules import CLOSE_STYLES
+
     server = commands.add_parser("http-server", help="a server that closes the way it is told to")
     server.add_argument("--listen", type=endpoint, required=True, metavar="ADDRESS:PORT")
     server.add_argument("--close", choices=CLOSE_STYLES, default="keep-alive", help="who closes first, and how")
-    server.add_argument("--status", type=int, default=200)
+    server.add_argument("--status", type=_number(200, 599), default=200)
     server.add_argument("--body", default="hello from netns_tw\n", help="text of every response")
-    server.add_argument("--max-requests", type=int, default=0, help="per connection (keep-alive); 0: no limit")
-    server.add_argument("--idle-timeout-ms", type=int, default=60_000)
-    server.add_argument("--request-timeout-ms", type=int, default=10_000, help="from first to last byte, then 408")
+    server.add_argument("--max-requests", type=count_or_0, default=0, help="per connection (keep-alive); 0: no limit")
+    server.add_argument("--idle-timeout-ms", type=ms, default=60_000, help="keep-alive: without a request, then close")
+    server.add_argument("--request-timeout-ms", type=ms, default=10_000, help="from first to last byte, then 408")
+    server.add_argument("--fin-timeout-ms", type=ms, default=5_000, help="client-first: without their FIN, then close")
     proxy = commands.add_parser("http-proxy", help="the embedded load balancer")
     proxy.add_argument("--listen", type=endpoint, required=True, metavar="ADDRESS:PORT")
     proxy.add_argument("--upstream", type=endpoint, required=True, metavar="ADDRESS:PORT")
-    proxy.add_argument("--keepalive", type=int, default=0, help="idle upstream connections kept; 0: none")
-    proxy.add_argument("--keepalive-requests", type=int, default=1000, help="requests before the proxy closes one")
+    proxy.add_argument("--keepalive", type=count_or_0, default=0, help="idle upstream connections kept; 0: none")
+    proxy.add_argument("--keepalive-requests", type=count, default=1000, help="requests before the proxy closes one")
+    proxy.add_argument("--timeout-ms", type=ms, default=60_000, help="for the upstream's answer, then 504")
+    proxy.add_argument("--request-timeout-ms", type=ms, default=10_000, help="from first to last byte, then 408")
+
+
+def _add_clients(commands: Commands) -> None:
     for name, what in (("h11", "the built-in client"), ("curl", "one curl process per request")):
         client = commands.add_parser(name, help=f"{what}; prints a JSON line per request")
-        client.add_argument("url")
-        client.add_argument("-n", "--requests", type=int, default=1)
+        client.add_argument("url", type=url)
+        client.add_argument("-n", "--requests", type=count, default=1)
         client.add_argument("--interval-ms", type=float, default=0)
         client.add_argument("--http", choices=("1.0", "1.1"), default="1.1")
-        client.add_argument("-c", "--concurrency", type=int, default=1)
+        client.add_argument("-c", "--concurrency", type=_number(1, 10_000), default=1, help="h11 only")
         client.add_argument("--keep-alive", action="store_true", help="several requests per connection")
-        client.add_argument("--source-ports", type=int, nargs="*", default=[], metavar="PORT")
-        client.add_argument("--timeout-ms", type=int, default=10_000)
+        client.add_argument("--source-ports", type=_number(1, 65535), nargs="*", default=[], metavar="PORT")
+        client.add_argument("--timeout-ms", type=ms, default=10_000, help="for each request as a whole")
         client.add_argument("--curl", default="curl", metavar="PATH", help="the curl program")
-    return parser
 
 
 def _server(given: argparse.Namespace) -> None:
@@ -57,10 +106,11 @@ def _server(given: argparse.Namespace) -> None:
     behaviour = Behaviour(
         given.close,
         given.status,
-        given.body.encode(),
+        os.fsencode(given.body),
         given.max_requests,
         given.idle_timeout_ms,
         given.request_timeout_ms,
+        given.fin_timeout_ms,
     )
     Server(listen(*given.listen), behaviour).run()
 
@@ -72,8 +122,8 @@ def _proxy(given: argparse.Namespace) -> None:
     from netns_tw.programs.server import listen
 
     address, port = given.upstream
-    upstream = Upstream(address, port, given.keepalive, given.keepalive_requests)
-    asyncio.run(Proxy(upstream).serve(listen(*given.listen)))
+    upstream = Upstream(address, port, given.keepalive, given.keepalive_requests, given.timeout_ms)
+    asyncio.run(Proxy(upstream, given.request_timeout_ms).serve(listen(*given.listen)))
 
 
 def _client(given: argparse.Namespace) -> None:
@@ -96,19 +146,21 @@ def _client(given: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Run the program named on the command line; exit 98 with one line when it cannot listen."""
+    """Run the program named on the command line; exit with one line when it cannot start: 98 for its address."""
     given = _parser().parse_args()
     run = {"http-server": _server, "http-proxy": _proxy}.get(given.program, _client)
     try:
         run(given)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # nobody reads our results any more; nor must the interpreter try at its end
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        where = ":".join(map(str, given.listen)) if "listen" in given else given.url
+        where = ":".join(map(str, given.listen)) if "listen" in given else error.filename or given.url
         print(f"{given.program}: {where}: {error.strerror or error} (errno {error.errno})", file=sys.stderr)
-        return EXIT_CANNOT_LISTEN
+        return EXIT_CANNOT_LISTEN if "listen" in given else EXIT_CANNOT_START
     return 0
 
 

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import h11
@@ -25,6 +26,7 @@ import h11
 from netns_tw.programs import http11
 
 READ_BYTES = 64 * 1024
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Plan:
     source_ports: Sequence[int] = ()
     """Bind request i to the i-th of these, cyclically; empty: the kernel chooses."""
     timeout_ms: int = 10_000
+    """For each request as a whole."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ class Outcome:
     errno: str | None
     """The errno's name, or a word for what no errno names (``closed-early``, ``not-http``)."""
     call: str | None
-    """The call that failed: bind, connect, send, recv."""
+    """The call that failed: socket, bind, connect, send, recv."""
     local_port: int | None
+    """The connection's, or the one that was asked for; None where the kernel found none."""
     message: str | None = None
 
 
@@ -74,25 +78,26 @@ class Channel:
     def __init__(self, plan: Plan) -> None:
         parts = urlsplit(plan.url)
         self._plan = plan
-        self._host = parts.netloc
+        self._host = parts.netloc.rpartition("@")[2]
         self._address = (parts.hostname or "", parts.port or 80)
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._headers = ((b"Connection", b"keep-alive"),) if plan.keep_alive and plan.http == "1.0" else ()
         self._sock: socket.socket | None = None
         self._http = http11.ClientSide()
+        self._deadline = 0.0
+        self.local_port: int | None = None
+        """The last request's."""
 
-    def request(self, source_port: int | None) -> tuple[int, int]:
-        """Make one request; return its status and its local port.
+    def request(self, source_port: int | None) -> int:
+        """Make one request; return its status.
 
         Raises:
             Failed: some call failed; the connection is closed.
         """
+        self._deadline = time.monotonic() + self._plan.timeout_ms / 1000
         try:
-            if self._sock is None:
-                self._open(source_port)
-            assert self._sock is not None
-            port = int(self._sock.getsockname()[1])
-            return self._exchange(self._sock), port
+            sock = self._sock or self._open(source_port)
+            return self._exchange(sock)
         except BaseException:
             self.close()
             raise
@@ -102,24 +107,25 @@ class Channel:
             self._sock.close()
             self._sock = None
 
-    def _open(self, source_port: int | None) -> None:
+    def _open(self, source_port: int | None) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        self._sock = socket.socket(family, socket.SOCK_STREAM)
+        self.local_port = source_port
+        self._sock = sock = _call("socket", socket.socket, family, socket.SOCK_STREAM)
         self._http = http11.ClientSide()
-        self._sock.settimeout(self._plan.timeout_ms / 1000)
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if source_port is not None:
-            any_address = "::" if family == socket.AF_INET6 else "0.0.0.0"
-            _call("bind", self._sock.bind, (any_address, source_port))
-        _call("connect", self._sock.connect, self._address)
+            _call("bind", sock.bind, ("::" if family == socket.AF_INET6 else "0.0.0.0", source_port))
+        self._in_time("connect", sock, sock.connect, self._address)
+        self.local_port = sock.getsockname()[1]
+        return sock
 
     def _exchange(self, sock: socket.socket) -> int:
         raw = self._http.request("GET", self._target, self._host, self._plan.http, self._headers)
-        _call("send", sock.sendall, raw)
+        self._in_time("send", sock, sock.sendall, raw)
         try:
             response = None
             while response is None:
-                response = self._http.receive(_call("recv", sock.recv, READ_BYTES))
+                response = self._http.receive(self._in_time("recv", sock, sock.recv, READ_BYTES))
         except http11.ClosedEarly as error:
             raise Failed("recv", "closed-early") from error
         except h11.RemoteProtocolError as error:
@@ -128,8 +134,16 @@ class Channel:
             self.close()
         return response[0]
 
+    def _in_time(self, name: str, sock: socket.socket, function: Callable[..., T], *arguments: object) -> T:
+        """Do a call that may block, for no longer than what is left of the request's time."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise Failed(name, "ETIMEDOUT")
+        sock.settimeout(left)
+        return _call(name, function, *arguments)
 
-def _call(name: str, function: Callable, *arguments: object):  # type: ignore[type-arg, no-untyped-def]
+
+def _call(name: str, function: Callable[..., T], *arguments: object) -> T:
     try:
         return function(*arguments)
     except TimeoutError as error:
@@ -139,13 +153,17 @@ def _call(name: str, function: Callable, *arguments: object):  # type: ignore[ty
 
 
 class Pace:
-    """Hands out request numbers, each not before its time; shared by all workers."""
+    """Hands out request numbers, each not before its time; shared by all workers.
+
+    Number i comes no sooner than i intervals after number 0. A late one does not delay those after it, but what has
+    been missed is not made up for by a burst either.
+    """
 
     def __init__(self, requests: int, interval_ms: float) -> None:
         self._interval_s = interval_ms / 1000
         self._next = iter(range(requests))
         self._lock = threading.Lock()
-        self._due = time.monotonic()
+        self._due = -float("inf")
 
     def __iter__(self) -> Iterator[int]:
         while True:
@@ -154,8 +172,7 @@ class Pace:
                 if index is None:
                     return
                 now = time.monotonic()
-                if index:
-                    self._due = max(self._due + self._interval_s, now - self._interval_s)
+                self._due = max(self._due + self._interval_s, now - self._interval_s if index else now)
                 wait = self._due - now
             if wait > 0:
                 time.sleep(wait)
@@ -168,11 +185,21 @@ def run(plan: Plan, emit: Callable[[Outcome], None]) -> None:
     if plan.concurrency == 1:
         _work(plan, pace, emit)
         return
-    workers = [threading.Thread(target=_work, args=(plan, pace, emit)) for _ in range(plan.concurrency)]
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _work(plan, pace, emit)
+        except BaseException as error:
+            failures.append(error)
+
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(plan.concurrency, plan.requests))]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
+    if failures:
+        raise failures[0]
 
 
 def _work(plan: Plan, pace: Pace, emit: Callable[[Outcome], None]) -> None:
@@ -186,12 +213,13 @@ def attempt(channel: Channel, index: int, source_ports: Sequence[int]) -> Outcom
     """Make request number *index* and put what happened into an outcome."""
     began = time.monotonic()
     source_port = source_ports[index % len(source_ports)] if source_ports else None
-    status = failed = call = port = None
+    status = failed = call = None
     try:
-        status, port = channel.request(source_port)
+        status = channel.request(source_port)
     except Failed as error:
         failed, call = error.name, error.call
-    return Outcome(index, began * 1000, (time.monotonic() - began) * 1000, status, failed, call, port)
+    took_ms = (time.monotonic() - began) * 1000
+    return Outcome(index, began * 1000, took_ms, status, failed, call, channel.local_port)
 
 
 def print_outcome(outcome: Outcome) -> None:

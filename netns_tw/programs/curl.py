@@ -3,8 +3,8 @@
     for id in `seq 1 20`; do curl -s --no-keepalive --http1.1 URL -o /dev/null -w "%{http_code}\\n"; done
 
 curl's connection cache dies with its process, so "keep-alive" ends there: the idle connection is closed by curl, which
-makes the client the active closer. A failed transfer prints status 000. curl keeps the errno to itself; the one of a
-failed connect(2) is read from its ``-v`` line "Immediate connect fail for ADDRESS: TEXT".
+makes the client the active closer. A failed transfer prints status 000. curl keeps the errno to itself; strerror(3)'s
+text stands in what ``-v`` makes it say, "Immediate connect fail for ADDRESS: TEXT" for a connect(2) that found no port.
 """
 
 from __future__ import annotations
@@ -18,18 +18,24 @@ from collections.abc import Callable, Sequence
 
 from netns_tw.programs.client import Outcome, Pace, Plan
 
-WRITE_OUT = "%{http_code} %{local_port} %{exitcode} %{errormsg}"
+WRITE_OUT = "%{http_code} %{local_port}"
 EXIT_TIMEOUT = 28
-IMMEDIATE = re.compile(r"Immediate connect fail for [^ ]+: (.+)")
 BIND_FAILED = re.compile(r"[Bb]ind(?: to [^ ]+)? failed with errno (\d+)")
-CALL_BY_EXIT = {7: "connect", 28: "recv", 45: "bind", 52: "recv", 55: "send", 56: "recv"}
-"""curl's exit codes (libcurl-errors(3)) by the call that was under way."""
+CALL_FAILED = (
+    ("connect", re.compile(r"Immediate connect fail for [^ ]+: (.+)")),
+    ("connect", re.compile(r"^\* connect to .+ failed: (.+)", re.MULTILINE)),
+    ("send", re.compile(r"Send failure: (.+)")),
+    ("recv", re.compile(r"Recv failure: (.+)")),
+)
+"""What curl says of a call that failed, with strerror(3)'s text."""
+WORDS_BY_EXIT = {1: "not-http", 8: "not-http", 18: "closed-early", 52: "closed-early"}
+"""curl's exit codes (libcurl-errors(3)) for what no errno names, in the words of the built-in client."""
 
 
 def command(plan: Plan, curl: str, index: int) -> list[str]:
     """The argv of request number *index*: the source's flags, and those that make curl explain itself."""
-    argv = [curl, "-q", "-s", "-v", "-o", os.devnull, "-w", WRITE_OUT, f"--http{plan.http}"]
-    argv += ["--noproxy", "*", "-m", f"{plan.timeout_ms / 1000:g}"]
+    argv = [curl, "-q", "-g", "-s", "-v", "-o", os.devnull, "-w", WRITE_OUT, f"--http{plan.http}"]
+    argv += ["--noproxy", "*", "-m", f"{plan.timeout_ms / 1000:.3f}"]
     if not plan.keep_alive:
         argv.append("--no-keepalive")
     if plan.source_ports:
@@ -50,32 +56,34 @@ def run(plan: Plan, curl: str, emit: Callable[[Outcome], None]) -> None:
         )
         took_ms = (time.monotonic() - began) * 1000
         text, talk = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-        emit(outcome(index, began * 1000, took_ms, text, talk))
+        emit(outcome(index, began * 1000, took_ms, done.returncode, text, talk))
 
 
-def outcome(index: int, at_ms: float, took_ms: float, text: str, talk: str) -> Outcome:
-    """Read one curl's ``-w`` text and its ``-v`` talk."""
-    words = text.split(" ", 3)
-    if len(words) < 3:
-        return Outcome(index, at_ms, took_ms, None, "curl-failed", None, None, talk[-300:].strip())
-    status, port, code = (int(word) for word in words[:3])
+def outcome(index: int, at_ms: float, took_ms: float, code: int, text: str, talk: str) -> Outcome:
+    """Read one curl's exit code, its ``-w`` text and its ``-v`` talk."""
+    found = re.fullmatch(r"(\d{3}) (\d+)", text)
+    if found is None:
+        return Outcome(index, at_ms, took_ms, None, f"curl-exit-{code}", None, None, talk[-300:].strip())
+    status, port = int(found[1]), int(found[2]) or None
     if status and not code:
         return Outcome(index, at_ms, took_ms, status, None, None, port)
     name, call = why(code, talk)
-    message = words[3] if len(words) > 3 else None
-    return Outcome(index, at_ms, took_ms, None, name, call, None, message)
+    said = [line[2:] for line in talk.splitlines() if line.startswith("* ") and "Closing connection" not in line]
+    return Outcome(index, at_ms, took_ms, None, name, call, port, said[-1] if said else None)
 
 
 def why(code: int, talk: str) -> tuple[str, str | None]:
     """Return the errno's name and the failing call, from curl's exit code and its talk."""
-    call = CALL_BY_EXIT.get(code)
     if found := BIND_FAILED.search(talk):
         return errno.errorcode.get(int(found[1]), found[1]), "bind"
-    if found := IMMEDIATE.search(talk):
-        return errno_named(found[1].strip()), "connect"
+    for call, pattern in CALL_FAILED:
+        if found := pattern.search(talk):
+            return errno_named(found[1].strip()), call
     if code == EXIT_TIMEOUT:
-        return "ETIMEDOUT", "recv"
-    return f"curl-exit-{code}", call
+        return "ETIMEDOUT", "recv" if "\n* Connected to " in talk else "connect"
+    if code in WORDS_BY_EXIT:
+        return WORDS_BY_EXIT[code], "recv"
+    return f"curl-exit-{code}", None
 
 
 def errno_named(text: str, known: Sequence[int] = tuple(errno.errorcode)) -> str:

@@ -6,9 +6,9 @@ say that either side may, once the message is complete. How a client learns that
 * by Content-Length: both sides know at the same moment, and whoever calls close(2) first wins;
 * by the close itself (section 6.3, rule 8): the server must be first.
 
-h11 keeps the grammar and the state machine. What is added here are the refusals of section 3 and 15.5 of RFC 9110
-with their status codes, a limit on the head that holds for heads that arrive in one piece too, and HTTP/1.0 requests,
-which h11 reads but does not write.
+h11 keeps the grammar and the state machine. What is added here are the refusals of RFC 9110 section 15.5 and 15.6 with
+their status codes, limits on head and body that hold however the bytes are cut, the empty lines that section 2.2 lets a
+client send before a request, and HTTP/1.0 requests, which h11 reads but does not write.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ from http import HTTPStatus
 import h11
 
 MAX_HEAD_BYTES = 16 * 1024
-MAX_BODY_BYTES = 16 * 1024 * 1024
-VERSIONS = (b"1.0", b"1.1")
+MAX_BODY_BYTES = 1024 * 1024
+"""Of a request. nginx's client_max_body_size is the same, so both refuse the same requests."""
+
+BODILESS = (204, 304)
+"""Statuses whose responses have no body, RFC 9110 section 6.4.1."""
+BODY_EXPECTED = ("POST", "PUT", "PATCH")
+"""Methods that say Content-Length: 0 for an empty body, RFC 9110 section 8.6."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -49,6 +54,11 @@ class Request:
     body: bytes
 
     @property
+    def hop_by_hop(self) -> frozenset[bytes]:
+        """The header names that this connection's peer keeps to this connection, RFC 9110 section 7.6.1."""
+        return frozenset(_tokens(self.headers, b"connection"))
+
+    @property
     def wants_close(self) -> bool:
         """Whether the connection must end with this exchange, RFC 9112 section 9.3."""
         return self.version == b"1.0" or b"close" in _tokens(self.headers, b"connection")
@@ -60,8 +70,7 @@ class ServerSide:
     def __init__(self) -> None:
         self._conn = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._head: h11.Request | None = None
-        self._body: list[bytes] = []
-        self._body_bytes = 0
+        self._body = bytearray()
         self._answers_head = False
 
     @property
@@ -76,6 +85,10 @@ class ServerSide:
 
     def receive(self, data: bytes) -> None:
         """Take what was read from the peer (empty: its FIN)."""
+        if data and self.is_idle:
+            data = data.lstrip(b"\r\n")
+            if not data:
+                return
         self._conn.receive_data(data)
 
     def continue_bytes(self) -> bytes:
@@ -110,22 +123,24 @@ class ServerSide:
                 raise ClosedEarly("closed by the peer")
 
     def _take(self, data: bytes) -> None:
-        self._body.append(data)
-        self._body_bytes += len(data)
-        if self._body_bytes > MAX_BODY_BYTES:
+        self._body += data
+        if len(self._body) > MAX_BODY_BYTES:
             raise Refused(413)
 
     def _complete(self) -> Request:
-        head, body = self._head, b"".join(self._body)
+        head, body = self._head, bytes(self._body)
         assert head is not None
-        self._head, self._body, self._body_bytes = None, [], 0
+        self._head, self._body = None, bytearray()
         self._answers_head = head.method == b"HEAD"
         return Request(head.method, head.target, head.http_version, list(head.headers), body)
 
-    def response(self, status: int, headers: Headers, body: bytes) -> bytes:
-        """Render a response; its Content-Length is added, and nothing but the head is sent where HTTP says so."""
-        has_body = status not in (204, 304)
-        length = [(b"Content-Length", b"%d" % len(body))] if has_body else []
+    def response(self, status: int, headers: Headers, body: bytes | None) -> bytes:
+        """Render a response; nothing but the head is sent where HTTP says so.
+
+        Content-Length is added. *body* None stands for one that HEAD leaves out and of which nothing is known.
+        """
+        has_body = status not in BODILESS and body is not None
+        length = [(b"Content-Length", b"%d" % len(body))] if body is not None and has_body else []
         head = h11.Response(status_code=status, reason=reason(status), headers=[*headers, *length])
         parts = [self._conn.send(head)]
         if has_body and body and not self._answers_head:
@@ -138,6 +153,12 @@ class ServerSide:
         if self._conn.our_state is not h11.DONE or self._conn.their_state is not h11.DONE:
             return False
         self._conn.start_next_cycle()
+        rest, closed = self._conn.trailing_data
+        if rest[:1] in (b"\r", b"\n"):
+            self._conn = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+            self.receive(rest)
+            if closed:
+                self.receive(b"")
         return True
 
 
@@ -166,15 +187,28 @@ def reason(status: int) -> bytes:
 
 
 def _checked(head: h11.Request) -> h11.Request:
-    if head.http_version not in VERSIONS:
+    """Refuse what h11 lets pass.
+
+    A CONNECT would turn the connection into a tunnel, which nothing here is. A request with both lengths is how
+    requests are smuggled, RFC 9112 section 6.1. A body that is announced as too long is not asked for.
+    """
+    names = {name for name, _ in head.headers}
+    length = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
+    if not head.http_version.startswith(b"1."):
         raise Refused(505)
-    size = len(head.target) + sum(len(name) + len(value) + 4 for name, value in head.headers)
-    if size > MAX_HEAD_BYTES:
+    if len(head.target) + sum(len(name) + len(value) + 4 for name, value in head.headers) > MAX_HEAD_BYTES:
         raise Refused(431)
+    if head.method == b"CONNECT":
+        raise Refused(501)
+    if {b"content-length", b"transfer-encoding"} <= names:
+        raise Refused(400)
+    if length > MAX_BODY_BYTES:
+        raise Refused(413)
     return head
 
 
 def _tokens(headers: Headers, name: bytes) -> Iterator[bytes]:
+    """The comma-separated words of every header *name*, in lower case."""
     for key, value in headers:
         if key == name:
             yield from (token.strip().lower() for token in value.split(b","))
@@ -189,15 +223,19 @@ class ClientSide:
         self._status: int | None = None
         self._headers: Headers = []
         self._ended_by_close = False
+        self._version = "1.1"
+        self.has_begun = False
+        """Whether a byte of the response has come."""
 
     def request(
         self, method: str, target: str, host: str, version: str, headers: Headers = (), body: bytes = b""
     ) -> bytes:
         """Render a request. An HTTP/1.0 one says ``Connection: close`` unless *headers* say something else."""
+        self._version = version
         fields = [(b"Host", host.encode("ascii")), *headers]
         if version == "1.0" and not any(name.lower() == b"connection" for name, _ in headers):
             fields.append((b"Connection", b"close"))
-        if body:
+        if body or method in BODY_EXPECTED:
             fields.append((b"Content-Length", b"%d" % len(body)))
         parts = [self._conn.send(h11.Request(method=method, target=target, headers=fields))]
         if body:
@@ -214,6 +252,7 @@ class ClientSide:
             h11.RemoteProtocolError: what came is not HTTP.
         """
         self._ended_by_close = self._ended_by_close or not data
+        self.has_begun = self.has_begun or bool(data)
         self._conn.receive_data(data)
         while True:
             try:
@@ -235,9 +274,17 @@ class ClientSide:
                 raise ClosedEarly("closed before the response")
 
     def next_cycle(self) -> bool:
-        """Make ready for the next request on this connection; False when it can carry no other."""
+        """Make ready for the next request on this connection; False when it can carry no other.
+
+        It can carry none after bytes that belong to no response. A server keeps an HTTP/1.0 request's connection only
+        where it says so (RFC 9112 section 9.3); h11 knows of no such request, and would go by the server's version.
+        """
+        if self._version == "1.0" and b"keep-alive" not in _tokens(self._headers, b"connection"):
+            return False
         if self._ended_by_close or self._conn.our_state is not h11.DONE or self._conn.their_state is not h11.DONE:
             return False
+        if self._conn.trailing_data[0]:
+            return False
         self._conn.start_next_cycle()
-        self._body, self._status = [], None
+        self._body, self._status, self.has_begun = [], None, False
         return True

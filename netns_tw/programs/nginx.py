@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from netns_tw.errors import EnvironmentLacks
 from netns_tw.model.topology import HttpServer, Listen, Nginx
 
 TEMP_FOLDERS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -40,10 +41,17 @@ def command(nginx: str, folder: Path) -> list[str]:
 
 
 def render(program: Nginx, nginx: str) -> str:
-    """Return the text of *program*'s configuration with its tokens filled in."""
+    """Return the text of *program*'s configuration with its tokens filled in.
+
+    Raises:
+        EnvironmentLacks: it takes a module that this nginx was built without.
+    """
+    built = _ask(nginx, "-V")
+    if "sub_filter" in program.config_text and "http_sub_module" not in built:
+        raise EnvironmentLacks(f"{nginx} has no sub_filter (--with-http_sub_module): use --server h11")
     values = {
         "GLOBALS": _globals(),
-        "HTTP_GLOBALS": _http_globals(_ask(nginx, "-V")),
+        "HTTP_GLOBALS": _http_globals(built),
         "LISTEN": _listen(program.listen),
         **program.tokens,
     }
@@ -72,30 +80,37 @@ def _http_globals(built: str) -> str:
 
 
 def _listen(listen: Listen) -> str:
-    return f"{listen} backlog=4096"
+    both = " ipv6only=off" if listen.address == "::" else ""
+    return f"{listen} backlog=4096{both}"
 
 
 STYLES = {
     "race": "keepalive_timeout 0;",
     # sub_filter makes the length unknown, so the body can only end with the connection
     "server-first": "keepalive_timeout 0; chunked_transfer_encoding off; sub_filter_types *; sub_filter '\x01' '';",
-    "keep-alive": "keepalive_timeout {idle_s}s; keepalive_requests {requests}; keepalive_time 365d;",
+    "keep-alive": "keepalive_timeout {idle_ms}ms; keepalive_requests {requests};",
 }
 """The close styles that nginx has. It cannot wait for the peer's FIN, nor reset a connection it answered."""
+NO_TEXT = (204, 301, 302, 303, 304, 307, 308, 444)
+"""Statuses for which ``return`` sends no text: the text would be a Location; 444 is a close without an answer."""
+MAX_TEXT_BYTES = 3500
+"""nginx reads its configuration through a buffer of 4096 bytes that a parameter must fit in (NGX_CONF_BUFFER)."""
 
 
 def stand_in(server: HttpServer) -> Nginx | None:
     """Return an nginx that answers and closes as *server* does; None for a close style that nginx does not have."""
-    if server.close not in STYLES or "$" in server.body:
-        return None
-    style = STYLES[server.close].format(
-        idle_s=max(1, server.idle_timeout_ms // 1000), requests=server.max_requests or UNLIMITED
-    )
     body = server.body.replace("\\", "\\\\").replace('"', '\\"')
+    if server.close not in STYLES or "$" in body or len(body.encode()) > MAX_TEXT_BYTES or server.status in NO_TEXT:
+        return None
+    if not body:
+        return None  # sub_filter leaves it its length, and an error status gets nginx's own page
+    style = STYLES[server.close].format(
+        idle_ms=max(1, server.idle_timeout_ms), requests=server.max_requests or UNLIMITED
+    )
     text = (
         "%%GLOBALS%%\nevents { worker_connections 4096; }\n"
         "http {\n    %%HTTP_GLOBALS%%\n    default_type text/plain;\n"
         f"    server {{\n        listen %%LISTEN%%;\n        {style}\n"
-        f'        location / {{ return {server.status} "{body}"; }}\n    }}\n}}\n'
+        f'        location / {{ return {server.status} "%%BODY%%"; }}\n    }}\n}}\n'
     )
-    return Nginx(server.listen, f"made for close style {server.close}", text)
+    return Nginx(server.listen, f"made for close style {server.close}", text, {"BODY": body})

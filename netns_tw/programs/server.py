@@ -3,7 +3,7 @@
 Theory. The side that sends the first FIN, the *active closer*, keeps the connection's 4-tuple in TIME_WAIT for 60 s
 (RFC 9293 section 3.6.1; TCP_TIMEWAIT_LEN). Real servers leave to a race which side that is. This one has close styles:
 
-    server-first   the body ends with the connection, so the peer cannot close before us
+    server-first   the body ends with the connection, so the peer cannot close before us (HEAD, 204, 304: a race)
     client-first   Content-Length, then we wait for the peer's FIN before we close
     race           Content-Length, then close at once, as nginx does without keep-alive
     reset          Content-Length, then RST (SO_LINGER with 0 s): no TIME_WAIT on either side
@@ -32,6 +32,7 @@ BACKLOG = 4096
 READ_BYTES = 16 * 1024
 DRAIN_BYTES = 1024 * 1024
 SWEEP_S = 0.25
+COMPLAINT_S = 1.0
 RESET_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -47,7 +48,7 @@ class Behaviour:
     idle_timeout_ms: int = 60_000
     """Keep-alive: ms without a request before the server closes."""
     request_timeout_ms: int = 10_000
-    """Ms from a request's first byte to its last before 408."""
+    """Ms from a request's first byte to its last before 408; and between two parts of a response that it takes."""
     fin_timeout_ms: int = 5_000
     """Ms to wait for the peer's FIN (client-first, and after a refusal) before closing anyway."""
 
@@ -74,6 +75,7 @@ class Connection:
         self.then: Then | None = Then.KEEP
         """What follows once ``out`` is sent; None: it has been done, the peer's FIN is awaited."""
         self.drained = 0
+        """Bytes read, and thrown away, since."""
         self.stuck = False
         """Whether the peer has stopped taking the response."""
         self.began = False
@@ -88,11 +90,14 @@ class Connection:
             if not data or self.drained > DRAIN_BYTES:
                 self.server.forget(self)
             return
-        if not self.began and data:
-            self.began = True
-            self._allow(self.server.behaviour.request_timeout_ms)
         self.http.receive(data)
+        if not self.began and not self.http.is_idle:
+            self._begin()
         self._go_on()
+
+    def _begin(self) -> None:
+        self.began = True
+        self._allow(self.server.behaviour.request_timeout_ms)
 
     def _go_on(self) -> None:
         """Answer every complete request that was read, one at a time."""
@@ -111,21 +116,24 @@ class Connection:
             self.server.forget(self)
 
     def _next_cycle(self) -> None:
-        if self.http.next_cycle():
-            self.began = not self.http.is_idle
-            self._allow(self.server.behaviour.idle_timeout_ms)
+        if not self.http.next_cycle():
+            return
+        self.began = False
+        self._allow(self.server.behaviour.idle_timeout_ms)
+        if not self.http.is_idle:
+            self._begin()
 
     def _answer(self, request: http11.Request) -> None:
         self.served += 1
         how = self.server.behaviour
         then = after_response(how, request, self.served)
-        if how.close == "server-first" and request.method != b"HEAD" and how.status not in (204, 304):
+        if then is Then.CLOSE and self.http.has_unread:
+            then = Then.DRAIN  # a close over unread bytes would be an RST that takes the response with it, RFC 9112 9.6
+        if how.close == "server-first" and request.method != b"HEAD" and how.status not in http11.BODILESS:
             self._send(http11.close_delimited(how.status, CONTENT_TYPE, how.body), then)
             return
         closing = [(b"Connection", b"close")] if then is not Then.KEEP else []
         raw = self.http.response(how.status, [*CONTENT_TYPE, *closing], how.body)
-        if then is Then.CLOSE and self.http.has_unread:
-            then = Then.DRAIN  # a close over unread bytes would be an RST that takes the response with it, RFC 9112 9.6
         self._send(raw, then)
 
     def _send(self, data: bytes, then: Then) -> None:
@@ -138,10 +146,11 @@ class Connection:
         if self.out:
             with suppress(BlockingIOError):
                 self.out = self.out[self.sock.send(self.out) :]
+        if self.out:
+            self._allow(self.server.behaviour.request_timeout_ms)
         if bool(self.out) is not self.stuck:
             self.stuck = bool(self.out)
             self.server.watch(self, writing=self.stuck)
-            self._allow(self.server.behaviour.request_timeout_ms)
         if not self.out and self.then is not Then.KEEP:
             self._end()
 
@@ -196,6 +205,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._connections: set[Connection] = set()
         self._accepting = False
+        self._quiet_until = 0.0
         self._sweep_at = 0.0
         self._accept_again()
 
@@ -218,15 +228,22 @@ class Server:
             sock, _ = self._listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                print(f"accept() failed ({error.errno}: {error.strerror}); waiting for a close", file=sys.stderr)
-                self._selector.unregister(self._listener)
-                self._accepting = False
+                self._accept_no_more(error)
             return  # any other: the peer gave up between its SYN and our accept
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(sock, self)
         self._connections.add(connection)
         self._selector.register(sock, selectors.EVENT_READ, connection)
+
+    def _accept_no_more(self, error: OSError) -> None:
+        """Leave the peers in the backlog until a connection closes, or the next sweep: the want may not be ours."""
+        self._selector.unregister(self._listener)
+        self._accepting = False
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            print(f"accept() failed ({error.errno}: {error.strerror}); trying again", file=sys.stderr, flush=True)
+            self._quiet_until = now + COMPLAINT_S
 
     def _accept_again(self) -> None:
         if not self._accepting:
@@ -250,6 +267,7 @@ class Server:
         if now < self._sweep_at:
             return
         self._sweep_at = now + SWEEP_S
+        self._accept_again()
         for connection in [one for one in self._connections if one.deadline < now]:
             try:
                 connection.overdue()
