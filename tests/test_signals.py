@@ -42,8 +42,8 @@ def moments(seed: int) -> list[float]:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_in_130_with_nothing_left(signum: int) -> None:
-    """At ten moments, some with a second signal right behind: exit 130, one line, and all is gone on return."""
-    for number, seconds in enumerate(moments(signum)[::2]):
+    """At seven moments, some with a second signal right behind: exit 130, one line, and all is gone on return."""
+    for number, seconds in enumerate(moments(signum)[::3]):
         code, talk = end_after(seconds, signum, again=number % 3 == 0)
         assert (code, lab_processes()) == (130, {}), (seconds, talk)
         assert talk == "netns_tw: interrupted; nothing is left behind\n"
