@@ -167,8 +167,10 @@ def _topology(given: argparse.Namespace) -> int:
         if given.only or given.hold:
             raise UsageError("which lab? name one: netns_tw topology LAB")
         return _list(given)
-    if given.hold and not given.only:
-        raise UsageError("--hold keeps one experiment's lab up: name it with --only CLAIM")
+    if given.hold and (not given.only or given.json):
+        raise UsageError(
+            "--hold keeps one experiment's lab up and shows text: name it with --only CLAIM, without --json"
+        )
     lab = labs.read_lab(labs.folder_of(given.lab))
     picked = [labs.pick(lab, given.only)] if given.only else list(lab.experiments.values())
     if not picked:

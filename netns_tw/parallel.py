@@ -204,8 +204,6 @@ def _inside(job: Job, fd: int) -> int:
         emit(Trouble(error.exit_code, str(error), skip=True))
     except NetnsTwError as error:
         emit(Trouble(error.exit_code, str(error)))
-    if job.hold:
-        signal.pause()
     return 0
 
 

@@ -43,7 +43,7 @@ def run(
     code = verdict.exit_code([one.judgement for one in runs])
     if as_json:
         print(json.runs(runs, code))
-    elif not hold:
+    elif not (hold and runs[0].record.is_complete):  # else it was shown while the lab was still up
         _print(runs, is_quiet)
     return code
 
@@ -88,14 +88,13 @@ class _Holder(Watcher):
     def held(self, job: Job, record: Record, init: int) -> None:
         (one,) = _judged([job], [record], 1)
         _print([one], is_quiet=False)
-        nsenter = f"{shutil.which('nsenter', path=os.defpath) or '/usr/bin/nsenter'} -t {init} -m -n -p"
-        user = "" if os.geteuid() == 0 else " -U --preserve-credentials"
-        print(
-            f"The lab is up. Look inside from another terminal:\n  sudo {nsenter}{user} ip netns exec"
-            f" {job.experiment.steps[0].node} ss -tan\nEnter ends it.",
-            file=sys.stderr,
-            flush=True,
-        )
+        # not the first on PATH: the nsenter package from PyPI installs a command of that name too
+        nsenter = shutil.which("nsenter", path=os.defpath) or "/usr/bin/nsenter"
+        enter = f"sudo {nsenter}" if os.geteuid() == 0 else f"{nsenter} -U --preserve-credentials"
+        inside = f"-t {init} -m -p --net=/proc/{init}/root/run/netns/{job.experiment.steps[0].node}"
+        command = f"{enter} {inside} ss -tan"
+        print(f"The lab is up. Look inside from another terminal:\n  {command}\nEnter ends it.", file=sys.stderr)
+        sys.stderr.flush()
         select.select([sys.stdin], [], [])
 
 

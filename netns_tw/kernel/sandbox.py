@@ -78,10 +78,11 @@ def start(main: Callable[[], int], keep: tuple[int, ...] = ()) -> Sandbox:
         EnvironmentLacks: this machine lets the caller make no namespaces; the text names the setting.
     """
     report_read, report_write = os.pipe()
+    parent = os.getpid()
     with undisturbed():
         keeper = os.fork()
         if keeper == 0:
-            _keep(main, report_write, (*keep, report_write), os.getppid())
+            _keep(main, report_write, (*keep, report_write), parent)
         os.close(report_write)
         report = _read_all(report_read)
         os.close(report_read)
@@ -107,7 +108,7 @@ def _keep(main: Callable[[], int], report: int, keep: tuple[int, ...], parent: i
         libc.set_parent_death_signal(signal.SIGKILL)
         _unshare()
         libc.set_parent_death_signal(signal.SIGKILL)
-        if os.getppid() != parent:
+        if os.getppid() != parent:  # it died before the line above
             os._exit(status)
         alive_read, alive_write = os.pipe()
         ready_read, ready_write = os.pipe()

@@ -62,6 +62,8 @@ def run(one: Run) -> RenderableType:
     ]
     if one.judgement.reason:
         parts.append(plain(f"{verdict}: {one.judgement.reason}", STYLES[verdict]))
+    if one.attempts > 1:
+        parts.append(Text("note: repeated alone, because beside other experiments it was too slow", style="yellow"))
     for note in one.record.header.notes if one.record.header else ():
         parts.append(plain(f"note: {note}", "yellow"))
     if one.record.steps:
