@@ -13,7 +13,7 @@ import pytest
 from conftest import in_sandbox
 
 from netns_tw.errors import InstrumentBroken, Skip, UsageError
-from netns_tw.kernel import netns, sysctl
+from netns_tw.kernel import link, netns, sysctl
 from netns_tw.kernel.counters import Counters
 from netns_tw.kernel.link import FIRST_INDEX, LOOPBACK_INDEX, Rtnl
 from netns_tw.kernel.sockdiag import SockDiag
@@ -237,6 +237,24 @@ def test_a_sysctl_that_cannot_be_says_why(name: str, value: str, kind: type, wor
     found, text = in_sandbox(inside)
     assert found == kind.__name__
     assert [word for word in words if word not in text] == []
+
+
+def test_a_kernel_without_veth_is_said_to_lack_it() -> None:
+    """The kernel's answer for a kind of link it does not have, EOPNOTSUPP, names what to load."""
+
+    def inside() -> tuple[str, str]:
+        netns.add("left")
+        with Rtnl("left") as left:
+
+            def ask() -> None:
+                with link._in_words("veth left:eth0 - right:eth0"):
+                    left._ip.link("add", ifname="eth0", kind="no-such-kind")
+
+            return error_of(ask)
+
+    found, text = in_sandbox(inside)
+    assert found == "EnvironmentLacks"
+    assert "sudo modprobe veth" in text
 
 
 def test_settled_means_nothing_is_on_its_way() -> None:

@@ -169,3 +169,36 @@ def test_what_is_asked_for_and_missing_exits_3_with_the_line_that_mends_it(asked
     code, text = without_nginx_and_curl("topology", "lb3ports", *asked)
     assert code == 3
     assert f"{asked[1]} is not installed" in text and "sudo apt-get install" in text
+
+
+ROUTED = """
+format = 1
+name = "routed"
+[nodes.client]
+[[nodes.client.routes]]
+to = "198.18.2.0/24"
+via = "198.18.1.1"
+[nodes.router.sysctls]
+net.ipv4.ip_forward = 1
+[nodes.server.program]
+kind = "http-server"
+listen = "198.18.2.2:80"
+[[nodes.server.routes]]
+to = "198.18.1.0/24"
+via = "198.18.2.1"
+[[links]]
+endpoints = ["client:eth0", "router:eth0"]
+addresses = [["198.18.1.2/24"], ["198.18.1.1/24"]]
+[[links]]
+endpoints = ["router:eth1", "server:eth0"]
+addresses = [["198.18.2.1/24"], ["198.18.2.2/24"]]
+"""
+
+
+def test_routes_reach_where_a_link_does_not(tmp_path: Path) -> None:
+    """A client reaches a server two links away, and the router itself opens no connection."""
+    experiment = EXPERIMENT.replace("198.18.0.1", "198.18.2.2")
+    experiment += '\n[[expect]]\nname = "the router has no socket"\n'
+    experiment += 'counter = { node = "router", name = "TcpActiveOpens" }\nequals = 0\n'
+    done = netns_tw("topology", own_lab(tmp_path / "routed", ROUTED, experiment), "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
