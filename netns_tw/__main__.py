@@ -1,25 +1,45 @@
-"""``python -m netns_tw``: the command, and what a signal does to it at any moment.
+"""``python -m netns_tw``: the command, and what a signal or a strange parent does to it.
 
-The handlers are set before anything else is imported, so that the first milliseconds are no exception.
+Handlers are set before anything else is imported, so that the first milliseconds are no exception. What a parent may
+have passed on is put right: a SIGCHLD that is ignored would hide the end of a sandbox, and a standard stream that is
+closed would let a pipe take its number. A signal that was ignored on purpose (nohup) stays ignored.
 """
 
+import os
 import signal
 import sys
+import traceback
 
+EXIT_BUG = 4
 EXIT_INTERRUPTED = 130
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _put_right() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
 
 
 def main() -> int:
     """Run the command line; SIGINT, SIGTERM and SIGHUP end it with exit code 130, and leave nothing behind."""
     for signum in ENDING:
-        signal.signal(signum, signal.default_int_handler)
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, signal.default_int_handler)
     try:
+        _put_right()
         from netns_tw import cli
 
         code = cli.main()
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
+    except Exception:  # a bug of ours: never the exit code of a verdict on a claim
+        traceback.print_exc()
+        code = EXIT_BUG
     for signum in ENDING:  # the result stands; Python's own way out is not to be interrupted
         signal.signal(signum, signal.SIG_IGN)
     if code == EXIT_INTERRUPTED:

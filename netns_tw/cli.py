@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from netns_tw import __version__
-from netns_tw.errors import EXIT_PASS, EXIT_USAGE, NetnsTwError, UsageError, near_match
+from netns_tw.errors import EXIT_ENVIRONMENT, EXIT_PASS, EXIT_USAGE, NetnsTwError, UsageError, near_match
 from netns_tw.model import labs
 from netns_tw.model.experiment import CLIENTS, SERVERS, Experiment
 from netns_tw.model.reader import FileProblems, Problem
@@ -34,8 +34,9 @@ class _Parser(argparse.ArgumentParser):
         words = [word for word in message.split("'") if word]
         if "invalid choice" in message and len(words) > 1:
             named = message.split(":")[0].removeprefix("argument ")
-            action = next(one for one in self._actions if ("/".join(one.option_strings) or one.metavar) == named)
-            message = message.split(" (choose", 1)[0] + near_match(words[1], [str(one) for one in action.choices or ()])
+            known = {"/".join(one.option_strings) or one.metavar: one.choices or () for one in self._actions}
+            allowed = [str(one) for one in known.get(named, ())]
+            message = message.split(" (choose", 1)[0] + near_match(words[1], allowed)
         print(f"{self.prog}: {message}\ntry: {self.prog} --help", file=sys.stderr)
         raise SystemExit(EXIT_USAGE)
 
@@ -149,6 +150,8 @@ def _validate(given: argparse.Namespace) -> int:
             good.append(labs.read_lab(Path(path) if labs.is_lab(Path(path)) else labs.folder_of(path)))
         except FileProblems as error:
             problems += error.problems
+        except UsageError as error:
+            problems.append(Problem(path, 0, "", str(error)))
     if given.json:
         import json
 
@@ -173,8 +176,6 @@ def _topology(given: argparse.Namespace) -> int:
         )
     lab = labs.read_lab(labs.folder_of(given.lab))
     picked = [labs.pick(lab, given.only)] if given.only else list(lab.experiments.values())
-    if not picked:
-        raise UsageError(f"lab {lab.name} has no experiments ({lab.topology.folder}/experiments/*.toml)")
     return _run(given, [(lab, one) for one in picked], hold=given.hold)
 
 
@@ -183,17 +184,23 @@ def _replay(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace, picked: list[tuple[labs.Lab, Experiment]], hold: bool) -> int:
-    from netns_tw import session
+    if not picked:
+        raise UsageError("there is no experiment to replay: a lab's are its files experiments/*.toml")
+    from netns_tw import session, verdict
 
-    return session.run(
-        picked,
-        client=given.client,
-        servers=given.server,
-        at_once=given.j,
-        as_json=given.json,
-        is_quiet=given.quiet,
-        hold=hold,
-    )
+    runs = session.replay(picked, given.client, given.server, given.j, given.quiet or given.json, hold)
+    code = verdict.exit_code([one.judgement for one in runs])
+    try:
+        session.show(runs, code, given.json, given.quiet, hold)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough; the verdict stands
+        _hush()
+    return code
+
+
+def _hush() -> None:
+    """Send what is still in Python's buffer nowhere, so that its own exit does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -214,5 +221,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"netns_tw: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _hush()
         return EXIT_PASS
+    except OSError as error:  # such as a full disk under standard output
+        print(f"netns_tw: {error}", file=sys.stderr)
+        _hush()
+        return EXIT_ENVIRONMENT

@@ -45,9 +45,9 @@ def replay(lab: RunningLab, experiment: Experiment, choices: Choices, emit: Emit
         began = _now_ms()
         _requests(step, number, choices, emit)
         ended = _now_ms()
-        wait_until_settled([node.observer for node in lab.nodes.values()])
+        settled = wait_until_settled([node.observer for node in lab.nodes.values()])
         _look(lab, number, emit)
-        emit(StepEnd(number, step.name, began, ended))
+        emit(StepEnd(number, step.name, began, ended, settled))
     emit(End(_now_ms()))
 
 
@@ -102,7 +102,7 @@ def _requests(step: Step, number: int, choices: Choices, emit: Emit) -> None:
 def client_argv(step: Step, choices: Choices) -> list[str]:
     """The argv of a step's client."""
     argv = built_in(choices.client or step.client, step.url, "--requests", str(step.requests))
-    argv += ["--interval-ms", f"{step.interval_ms:g}", "--http", step.http, "--timeout-ms", str(step.timeout_ms)]
+    argv += ["--interval-ms", repr(step.interval_ms), "--http", step.http, "--timeout-ms", str(step.timeout_ms)]
     if step.concurrency > 1:
         argv += ["--concurrency", str(step.concurrency)]
     if step.keep_alive:

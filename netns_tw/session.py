@@ -21,16 +21,15 @@ from netns_tw.report.progress import Progress
 from netns_tw.report.run import Run
 
 
-def run(
+def replay(
     picked: Sequence[tuple[Lab, Experiment]],
     client: str | None,
     servers: str | None,
     at_once: int,
-    as_json: bool,
     is_quiet: bool,
     hold: bool,
-) -> int:
-    """Replay the *picked* experiments, print what was seen, return the exit code.
+) -> list[Run]:
+    """Replay the *picked* experiments and judge them; what was inconclusive beside others is repeated once, alone.
 
     Raises:
         EnvironmentLacks: this machine cannot make sandboxes, or lacks nginx or curl that was asked for.
@@ -39,13 +38,20 @@ def run(
     _check_programs(client, servers)
     versions = parallel.versions()
     jobs = [Job(lab.topology.with_nodes(one.nodes), one, client, servers, versions, hold) for lab, one in picked]
-    runs = _replay(jobs, at_once, is_quiet or as_json)
-    code = verdict.exit_code([one.judgement for one in runs])
+    runs = _judged(jobs, _records(jobs, at_once, is_quiet), 1)
+    late = [number for number, one in enumerate(runs) if one.judgement.verdict == "inconclusive"]
+    for number in late if len(jobs) > 1 else ():
+        again = [jobs[number]]
+        (runs[number],) = _judged(again, _records(again, 1, is_quiet), 2)
+    return runs
+
+
+def show(runs: Sequence[Run], exit_code: int, as_json: bool, is_quiet: bool, hold: bool) -> None:
+    """Print judged runs; of a lab that was held, only what could not be shown while it was up."""
     if as_json:
-        print(json.runs(runs, code))
-    elif not (hold and runs[0].record.is_complete):  # else it was shown while the lab was still up
+        print(json.runs(runs, exit_code))
+    elif not (hold and runs[0].record.is_complete):
         _print(runs, is_quiet)
-    return code
 
 
 def _check_programs(client: str | None, servers: str | None) -> None:
@@ -54,16 +60,6 @@ def _check_programs(client: str | None, servers: str | None) -> None:
         raise EnvironmentLacks(f"nginx is not installed: {INSTALL_NGINX}, or use --server h11")
     if client == "curl" and process.find_program("curl") is None:
         raise EnvironmentLacks("curl is not installed: sudo apt-get install curl, or use --client h11")
-
-
-def _replay(jobs: Sequence[Job], at_once: int, is_quiet: bool) -> list[Run]:
-    """Run all jobs; repeat alone, once, what was inconclusive beside others."""
-    runs = _judged(jobs, _records(jobs, at_once, is_quiet), 1)
-    late = [number for number, one in enumerate(runs) if one.judgement.verdict == "inconclusive"]
-    for number in late if len(jobs) > 1 else ():
-        again = [jobs[number]]
-        runs[number] = next(iter(_judged(again, _records(again, 1, is_quiet), 2)))
-    return runs
 
 
 def _judged(jobs: Sequence[Job], records: Iterable[Record], attempts: int) -> list[Run]:
@@ -91,7 +87,8 @@ class _Holder(Watcher):
         # not the first on PATH: the nsenter package from PyPI installs a command of that name too
         nsenter = shutil.which("nsenter", path=os.defpath) or "/usr/bin/nsenter"
         enter = f"sudo {nsenter}" if os.geteuid() == 0 else f"{nsenter} -U --preserve-credentials"
-        inside = f"-t {init} -m -p --net=/proc/{init}/root/run/netns/{job.experiment.steps[0].node}"
+        node = job.experiment.ports_of or job.experiment.steps[0].node
+        inside = f"-t {init} -m -p --net=/proc/{init}/root/run/netns/{node}"
         command = f"{enter} {inside} ss -tan"
         print(f"The lab is up. Look inside from another terminal:\n  {command}\nEnter ends it.", file=sys.stderr)
         sys.stderr.flush()

@@ -115,6 +115,8 @@ def _lacking(record: Record, experiment: Experiment, topology: Topology) -> str:
 def too_late(record: Record, experiment: Experiment) -> str:
     """Say which part took longer than its file allows; empty when none did."""
     for number, step in enumerate(experiment.steps):
+        if not record.steps[number].settled:
+            return f"step {step.name!r}: sockets were still on their way to a lasting state after 2 s"
         took = record.span_ms(number, number)
         if step.within_ms is not None and took > step.within_ms:
             return f"step {step.name!r} took {took:.0f} ms; it must fit into {step.within_ms} ms"

@@ -129,7 +129,7 @@ def test_a_wrong_word_is_said_with_what_is_right(arguments: list[str], message: 
 def test_a_lab_without_experiments(tmp_path: Path) -> None:
     """There is nothing to replay, and that is said."""
     shutil.copy(ROOT / "topologies" / "direct" / "topology.toml", tmp_path)
-    assert "has no experiments" in refused("topology", f"{tmp_path}/")
+    assert "no experiment to replay" in refused("topology", f"{tmp_path}/")
 
 
 @pytest.mark.parametrize("case", sorted(path.name for path in (ROOT / "tests" / "errors").iterdir())[::6])

@@ -97,6 +97,15 @@ def test_a_bind_that_fails_is_a_dead_program_with_its_log(tmp_path: Path) -> Non
     assert "Traceback" not in folded
 
 
+def test_a_replay_without_experiments_is_no_pass(tmp_path: Path) -> None:
+    """A misnamed experiments folder must not be green for ever."""
+    lab = own_lab(tmp_path / "mine")
+    (tmp_path / "mine" / "experiments").rename(tmp_path / "mine" / "experiment")
+    done = netns_tw("replay", lab)
+    assert done.returncode == 2
+    assert "no experiment to replay" in done.stderr
+
+
 def test_a_missing_sysctl_is_a_skip_and_other_experiments_run(tmp_path: Path) -> None:
     """One experiment lacks its sysctl, the other one passes: exit 0; alone, the skip exits 3."""
     lab = own_lab(tmp_path / "mine")

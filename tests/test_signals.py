@@ -67,3 +67,50 @@ def test_an_interrupt_at_the_terminal_reaches_the_command_only(tmp_path: Path) -
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=30)
     assert (child.returncode, lab_processes()) == (130, {})
+
+
+def shell(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command from a shell *script*, as its ``"$@"``."""
+    argv = ["sh", "-c", script, "sh", sys.executable, "-m", "netns_tw", *arguments]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+QUICK = ("replay", "direct/no-reuse-back-to-back", "direct/connect-is-what-fails")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("trap '' CHLD; exec \"$@\"", id="SIGCHLD ignored"),
+        pytest.param('exec "$@" <&-', id="no standard input"),
+        pytest.param('exec "$@" <&- >&- 2>&-', id="no standard streams at all"),
+        pytest.param('exec "$@" 2>/dev/full', id="nobody can be told how far it is"),
+    ],
+)
+def test_a_strange_parent_changes_nothing(script: str) -> None:
+    """What a daemon or a CI agent may pass on neither hangs the command nor changes its exit code."""
+    done = shell(script, *QUICK)
+    assert (done.returncode, lab_processes()) == (0, {}), done.stderr
+
+
+def test_a_reader_that_has_seen_enough_does_not_change_the_verdict(tmp_path: Path) -> None:
+    """``| head -1``: the exit code is the verdict's, not the pipe's."""
+    code = tmp_path / "code"
+    done = shell(f'{{ "$@"; echo $? >{code}; }} | true', *QUICK)
+    assert code.read_text() == "0\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_output_that_cannot_be_written_is_said_in_one_line() -> None:
+    done = shell('exec "$@" >/dev/full', "list")
+    assert done.returncode == 3
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_was_ignored_on_purpose_stays_ignored() -> None:
+    """Under nohup a hangup does not end the command."""
+    argv = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", sys.executable, "-m", "netns_tw", *QUICK]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        wait_until(lambda: len(lab_processes()) > 2, "labs run", 10)
+        child.send_signal(signal.SIGHUP)
+        assert child.wait(timeout=30) == 0

@@ -100,5 +100,7 @@ def _in_words(subject: str) -> Iterator[None]:
     except NetlinkError as error:
         if error.code in (errno.EOPNOTSUPP, errno.ENOTSUP) and subject.startswith("veth"):
             raise EnvironmentLacks(f"{subject}: this kernel has no veth; try: sudo modprobe veth") from error
+        if error.code in (errno.EPERM, errno.EACCES):
+            raise EnvironmentLacks(f"{subject}: not permitted here; a lab needs CAP_NET_ADMIN") from error
         name = errno.errorcode.get(error.code, str(error.code))
         raise UsageError(f"{subject}: {name} ({error.args[-1]})") from error

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from netns_tw.kernel import netns
@@ -31,7 +31,6 @@ def spawn(
     argv: Sequence[str],
     log: Path,
     cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
     stdout: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start *argv* in a namespace with no standard input; its output goes to *log* (stdout elsewhere if given).
@@ -46,7 +45,6 @@ def spawn(
             stdout=sink if stdout is None else stdout,
             stderr=sink,
             cwd=cwd,
-            env=env,
             start_new_session=True,
         )
 

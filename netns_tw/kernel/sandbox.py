@@ -80,7 +80,12 @@ def start(main: Callable[[], int], keep: tuple[int, ...] = ()) -> Sandbox:
     report_read, report_write = os.pipe()
     parent = os.getpid()
     with undisturbed():
-        keeper = os.fork()
+        try:
+            keeper = os.fork()
+        except OSError as error:
+            os.close(report_read)
+            os.close(report_write)
+            raise EnvironmentLacks(f"cannot start a process: {error.strerror} (see ulimit -u)") from error
         if keeper == 0:
             _keep(main, report_write, (*keep, report_write), parent)
         os.close(report_write)
@@ -124,9 +129,11 @@ def _keep(main: Callable[[], int], report: int, keep: tuple[int, ...], parent: i
         complaint = _read_all(ready_read)
         os.write(report, f"error {complaint}".encode() if complaint else f"init {init}".encode())
         os.close(report)
-        while signal.sigwait(KEEPER_WAITS_FOR) == signal.SIGTERM:
-            os.kill(init, signal.SIGKILL)
-        _, raw = os.waitpid(init, 0)
+        gone = 0
+        while not gone:  # a SIGCHLD may also say that the init was stopped
+            if signal.sigwait(KEEPER_WAITS_FOR) == signal.SIGTERM:
+                os.kill(init, signal.SIGKILL)
+            gone, raw = os.waitpid(init, os.WNOHANG)
         status = os.waitstatus_to_exitcode(raw)
     except OSError as error:
         with suppress(OSError):
@@ -209,7 +216,7 @@ def _why_not(complaint: str) -> str:
             mended = "0" if forbidding == "1" else "1" if name.startswith("kernel.") else "10000"
             lines.append(f"  {name} = {value}: {meaning}; to allow it: sudo sysctl -w {name}={mended}")
     if os.geteuid() != 0:
-        lines.append(f"  or run it as root: sudo {sys.executable} -m netns_tw ...")
+        lines.append(f"  or run it as root: sudo {sys.executable} -P -m netns_tw ...")
     elif len(lines) == 1:
         lines.append("  this looks like a container: it needs CAP_SYS_ADMIN and an unmasked /proc (--privileged)")
     return "\n".join(lines)

@@ -79,6 +79,8 @@ class StepEnd:
     name: str
     began_ms: float
     ended_ms: float
+    settled: bool = True
+    """Whether no socket was on its way any more when the snapshots were taken."""
 
 
 @dataclass(frozen=True)

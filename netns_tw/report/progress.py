@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -25,7 +26,10 @@ class Progress(Watcher):
         self._console = Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
         self._counts: dict[int, tuple[str, list[int]]] = {}
         """By the job's identity: two labs may have one name."""
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        # nothing is redirected: a sandbox forked meanwhile would print its last words into a copy of this display
+        self._live = Live(
+            console=self._console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
         self._is_live = self._console.is_terminal
         self._drawn_at = 0.0
 
@@ -42,7 +46,7 @@ class Progress(Watcher):
         total = sum(step.requests for step in job.experiment.steps)
         self._counts[id(job)] = (job.experiment.path, [0, 0, total])
         if not self._is_live:
-            print(f"running  {job.experiment.path}", file=sys.stderr, flush=True)
+            self._say(f"running  {job.experiment.path}")
         self._draw(at_once=True)
 
     def line(self, job: Job, line: Line) -> None:
@@ -56,8 +60,12 @@ class Progress(Watcher):
         path, (done, failed, total) = self._counts.pop(id(job))
         if not self._is_live:
             text = f"{done}/{total} requests, {failed} without a good answer"
-            print(f"finished {path}: {text}", file=sys.stderr, flush=True)
+            self._say(f"finished {path}: {text}")
         self._draw(at_once=True)
+
+    def _say(self, text: str) -> None:
+        with suppress(OSError):  # nobody listens any more; that is no reason to end the experiments
+            print(text, file=sys.stderr, flush=True)
 
     def _draw(self, at_once: bool = False) -> None:
         now = time.monotonic()

@@ -32,9 +32,14 @@ STYLES = {
 }
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich's own would end the process with 1, the exit code of a claim that fails
+
+
 def console(file: TextIO) -> Console:
     """A console on *file*: at most 100 columns, colour on a terminal only."""
-    found = Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    found = _Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=False)
     found.width = min(WIDTH, found.width) if found.is_terminal else WIDTH
     return found
 
