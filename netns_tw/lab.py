@@ -148,6 +148,9 @@ def _set_up(topology: Topology, rtnl: dict[str, Rtnl], ends: dict[str, int]) -> 
             rtnl[end.node].add_address(ends[str(end)], str(address), end.interface)
     for end in every:
         rtnl[end.node].wait_until_up(ends[str(end)], end.interface)
+        for one in end.addresses:
+            if one.version == 6:
+                rtnl[end.node].wait_until_solicited(str(one.ip))
     for name, described in topology.nodes.items():
         for route in described.routes:
             rtnl[name].add_route(route.to, route.via)

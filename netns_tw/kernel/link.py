@@ -8,12 +8,15 @@ from FIRST_INDEX up, so the two always differ.
 An end that is up may still drop its first packet: it keeps the noop qdisc until the kernel's linkwatch work has run,
 which can take a second. RTM_GETLINK *by index* makes the kernel run it (linkwatch_sync_dev, Linux 6.8), on older
 kernels distinct ifindexes on both ends make it urgent; both are done here, and operstate UP is waited for.
-IPv6 addresses are added with IFA_F_NODAD: duplicate address detection would hold them back for a second.
+IPv6 addresses are added with IFA_F_NODAD: duplicate address detection would hold them back for a second. Even so the
+kernel joins an address's solicited-node multicast group in a work queue of its own (addrconf_dad_work); a neighbour
+solicitation that comes before is dropped and repeated after a second, so the join is waited for too.
 """
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +93,20 @@ class Rtnl:
             return bool(self._ip.link("get", index=index)[0].get_attr("IFLA_OPERSTATE") == "UP")
 
         wait_until(is_up, f"interface {self.netns_name}:{name} up", UP_DEADLINE_S)
+
+    def wait_until_solicited(self, address: str) -> None:
+        """Wait until this namespace answers neighbour solicitations for IPv6 *address*, RFC 4291 section 2.7.1.
+
+        Raises:
+            DeadlineMissed: its solicited-node multicast group was not joined within 10 s.
+        """
+        group = "ff0200000000000000000001ff" + ipaddress.IPv6Address(address).packed[-3:].hex()
+
+        def has_joined() -> bool:
+            with netns.enter(self.netns_name), open("/proc/thread-self/net/igmp6", encoding="ascii") as groups:
+                return any(line.split()[2] == group for line in groups)
+
+        wait_until(has_joined, f"address {address} of {self.netns_name} answers", UP_DEADLINE_S)
 
 
 @contextmanager
