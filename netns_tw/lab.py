@@ -21,6 +21,7 @@ from netns_tw.kernel.link import FIRST_INDEX, LOOPBACK_INDEX, Rtnl
 from netns_tw.measure.observer import Observer
 from netns_tw.model.topology import HttpProxy, HttpServer, Nginx, Program, Topology
 from netns_tw.programs import nginx
+from netns_tw.programs.choice import NO_NGINX
 from netns_tw.wait import DeadlineMissed, wait_until
 
 RUN = Path("/run/netns_tw")
@@ -173,7 +174,7 @@ def _argv(program: Program, folder: Path) -> list[str]:
         return built_in("http-proxy", *listen, "--upstream", str(program.upstream), *kept)
     path = process.find_program("nginx")
     if path is None:
-        raise EnvironmentLacks("nginx is not installed: sudo apt-get install nginx-light")
+        raise EnvironmentLacks(NO_NGINX)
     (folder / "nginx.conf").write_text(nginx.render(program, path), encoding="utf-8")
     return nginx.command(path, folder)
 

@@ -209,12 +209,12 @@ def _inside(job: Job, fd: int) -> int:
 
 def _replay(job: Job, programs: dict, notes: list[str], emit: Callable[[Line], None]) -> None:  # type: ignore[type-arg]
     from netns_tw import lab, replay
-    from netns_tw.programs.choice import describe
+    from netns_tw.programs.choice import NO_CURL, describe
 
     curl = process.find_program("curl")
     client = job.client
     if curl is None and "curl" in {client or step.client for step in job.experiment.steps}:
-        raise EnvironmentLacks("curl is not installed: sudo apt-get install curl, or use --client h11")
+        raise EnvironmentLacks(NO_CURL)
     running = lab.RunningLab(job.topology, programs)
     with running:
         sysctls = {name: node.sysctls for name, node in running.nodes.items()}

@@ -17,11 +17,9 @@ from netns_tw.kernel import process
 from netns_tw.lab import RUN, RunningLab, RunningNode, built_in, kernel_release
 from netns_tw.measure.observer import wait_until_settled
 from netns_tw.model.experiment import Counter, Experiment, Step
-from netns_tw.model.record import End, Line, Response, Snapshot, StepEnd
+from netns_tw.model.record import BEFORE, End, Line, Response, Snapshot, StepEnd
 
 Emit = Callable[[Line], None]
-BEFORE = -1
-"""The step number of the snapshot before the first step."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
 from netns_tw.model.record import Record
 from netns_tw.parallel import Job, Watcher
-from netns_tw.programs.choice import INSTALL_NGINX
+from netns_tw.programs.choice import NO_CURL, NO_NGINX
 from netns_tw.report import json, text
 from netns_tw.report.progress import Progress
 from netns_tw.report.run import Run
@@ -57,9 +57,9 @@ def show(runs: Sequence[Run], exit_code: int, as_json: bool, is_quiet: bool, hol
 def _check_programs(client: str | None, servers: str | None) -> None:
     """What was asked for by name and is missing stops the command before anything is made."""
     if servers == "nginx" and process.find_program("nginx") is None:
-        raise EnvironmentLacks(f"nginx is not installed: {INSTALL_NGINX}, or use --server h11")
+        raise EnvironmentLacks(f"{NO_NGINX}, or use --server h11")
     if client == "curl" and process.find_program("curl") is None:
-        raise EnvironmentLacks("curl is not installed: sudo apt-get install curl, or use --client h11")
+        raise EnvironmentLacks(NO_CURL)
 
 
 def _judged(jobs: Sequence[Job], records: Iterable[Record], attempts: int) -> list[Run]:

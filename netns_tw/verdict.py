@@ -37,10 +37,9 @@ from netns_tw.model.experiment import (
     Sockets,
     Subject,
 )
-from netns_tw.model.record import Record, Response, Snapshot
+from netns_tw.model.record import BEFORE, Record, Response, Snapshot
 from netns_tw.model.topology import Topology
 
-BEFORE = -1
 MAX_EVIDENCE_LINES = 2
 EXIT_CODES = {
     "pass": EXIT_PASS,

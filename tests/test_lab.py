@@ -169,7 +169,7 @@ def test_without_nginx_the_embedded_programs_run_and_say_so() -> None:
     code, text = without_nginx_and_curl("topology", "lb3ports", "--only", "keepalive-requests-is-a-budget")
     assert code == 0, text
     folded = " ".join(text.split())
-    assert "nginx is not installed, so the embedded programs run instead" in folded
+    assert "nginx is not installed: sudo apt-get install nginx-light; the embedded programs run instead" in folded
     assert "http-proxy (keepalive 64)" in folded
 
 

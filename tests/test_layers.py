@@ -20,6 +20,9 @@ PROGRAMS = tuple(f"netns_tw.programs.{name}" for name in ("http11", "server", "c
 LAB = ("netns_tw.kernel", "netns_tw.measure", "netns_tw.model", "netns_tw.programs", *UNDER_ALL)
 PARALLEL = ("netns_tw.replay", "netns_tw.lab", *LAB)
 REPORT = ("netns_tw.model", "netns_tw.verdict", "netns_tw.errors", "netns_tw.report")
+COMMANDS = (
+    "netns_tw.commands", "netns_tw.session", "netns_tw.parallel", "netns_tw.verdict", "netns_tw.report", *PARALLEL,
+)  # fmt: skip
 ALLOWED = {
     "netns_tw.errors": (),
     "netns_tw.wait": (),
@@ -38,7 +41,8 @@ ALLOWED = {
     "netns_tw.report": REPORT,
     "netns_tw.report.progress": (*REPORT, "netns_tw.parallel"),
     "netns_tw.session": ("netns_tw.parallel", "netns_tw.verdict", "netns_tw.report", *PARALLEL),
-    "netns_tw.cli": ("netns_tw.session", "netns_tw.parallel", "netns_tw.verdict", "netns_tw.report", *PARALLEL),
+    "netns_tw.commands": COMMANDS,
+    "netns_tw.cli": COMMANDS,
     "netns_tw.__main__": ("netns_tw.cli", *UNDER_ALL),
 }
 """What a module, or every module of a package, may import of the project; the longest name that fits decides."""

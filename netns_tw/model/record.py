@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 FORMAT = 1
+BEFORE = -1
+"""The step number of the snapshots before the first step."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from netns_tw.errors import EnvironmentLacks, Skip
 from netns_tw.model.topology import HttpProxy, HttpServer, Nginx, Program, Programs, Topology
 from netns_tw.programs import nginx
 
-INSTALL_NGINX = "sudo apt-get install nginx-light"
+NO_NGINX = "nginx is not installed: sudo apt-get install nginx-light"
+NO_CURL = "curl is not installed: sudo apt-get install curl, or use --client h11"
 
 
 def choose(topology: Topology, servers: str | None, has_nginx: bool) -> tuple[Mapping[str, Program], list[str]]:
@@ -27,10 +28,10 @@ def choose(topology: Topology, servers: str | None, has_nginx: bool) -> tuple[Ma
     wanted = {name: node.programs for name, node in topology.nodes.items() if node.programs}
     notes: list[str] = []
     if servers == "nginx" and not has_nginx:
-        raise EnvironmentLacks(f"nginx is not installed: {INSTALL_NGINX}, or use --server h11")
+        raise EnvironmentLacks(f"{NO_NGINX}, or use --server h11")
     if servers is None and not has_nginx and any(isinstance(one.default, Nginx) for one in wanted.values()):
         servers = "h11"
-        notes.append(f"nginx is not installed, so the embedded programs run instead ({INSTALL_NGINX})")
+        notes.append(f"{NO_NGINX}; the embedded programs run instead")
     return {name: _pick(name, one, servers) for name, one in wanted.items()}, notes
 
 

@@ -1,0 +1,14 @@
+"""Floor 6: one module a group of commands. Each declares its words to the command line and carries them out.
+
+What takes long to import (pyroute2, rich) is imported inside the function that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+Call = Callable[[argparse.Namespace], int]
+"""Carries a command out: prints to standard output, returns the exit code."""
+Add = Callable[[str, str, str, Call], argparse.ArgumentParser]
+"""Makes a command's parser of its name, help, example and call; ``--json`` is there already."""

@@ -1,0 +1,84 @@
+"""topology, replay: experiments replayed on labs of their own, and judged."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from netns_tw.commands import Add
+from netns_tw.commands.labs import list_labs
+from netns_tw.commands.streams import hush
+from netns_tw.errors import UsageError
+from netns_tw.model import labs
+from netns_tw.model.experiment import CLIENTS, SERVERS, Experiment
+
+AT_ONCE = 12
+
+
+def declare(add: Add) -> None:
+    """Add the commands."""
+    topology = add(
+        "topology", "replay every experiment of one lab", "sudo python -m netns_tw topology lb3ports", _topology
+    )
+    topology.add_argument(
+        "lab", nargs="?", metavar="LAB", help="a lab's name, or the path of your own; none: list labs"
+    )
+    topology.add_argument("--only", metavar="CLAIM", help="replay this claim alone")
+    topology.add_argument("--hold", action="store_true", help="with --only: keep the lab up afterwards, until Enter")
+    replay = add(
+        "replay",
+        "replay any set of experiments side by side; all where none is named",
+        "sudo python -m netns_tw replay direct lb3ports/lb-exhausts-its-ports",
+        _replay,
+    )
+    replay.add_argument("names", nargs="*", metavar="LAB[/CLAIM]", help="labs or single claims")
+    for one in (topology, replay):
+        _add_options_of_a_run(one)
+
+
+def _add_options_of_a_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--client", choices=CLIENTS, help="the client of every step (default: as the file says, h11)")
+    command.add_argument(
+        "--server", choices=SERVERS, help="all servers built-in, or all nginx (default: as the file says)"
+    )
+    command.add_argument("-j", type=_positive, default=AT_ONCE, metavar="N", help=f"experiments at once ({AT_ONCE})")
+    command.add_argument("-q", "--quiet", action="store_true", help="the summary only, no progress")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
+
+
+def _topology(given: argparse.Namespace) -> int:
+    if given.lab is None:
+        if given.only or given.hold:
+            raise UsageError("which lab? name one: netns_tw topology LAB")
+        return list_labs(given)
+    if given.hold and (not given.only or given.json):
+        raise UsageError(
+            "--hold keeps one experiment's lab up and shows text: name it with --only CLAIM, without --json"
+        )
+    lab = labs.read_lab(labs.folder_of(given.lab))
+    picked = [labs.pick(lab, given.only)] if given.only else list(lab.experiments.values())
+    return _run(given, [(lab, one) for one in picked], hold=given.hold)
+
+
+def _replay(given: argparse.Namespace) -> int:
+    return _run(given, list(labs.find(given.names)), hold=False)
+
+
+def _run(given: argparse.Namespace, picked: list[tuple[labs.Lab, Experiment]], hold: bool) -> int:
+    if not picked:
+        raise UsageError("there is no experiment to replay: a lab's are its files experiments/*.toml")
+    from netns_tw import session, verdict
+
+    runs = session.replay(picked, given.client, given.server, given.j, given.quiet or given.json, hold)
+    code = verdict.exit_code([one.judgement for one in runs])
+    try:
+        session.show(runs, code, given.json, given.quiet, hold)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough; the verdict stands
+        hush()
+    return code
