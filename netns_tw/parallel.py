@@ -12,46 +12,14 @@ from __future__ import annotations
 
 import os
 import selectors
-import signal
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 
-from netns_tw.errors import EnvironmentLacks, NetnsTwError, Skip
-from netns_tw.kernel import process, sandbox
-from netns_tw.model.experiment import Experiment
-from netns_tw.model.record import End, Header, Line, Record, Trouble, from_json, to_json
-from netns_tw.model.topology import Topology
+from netns_tw.job import Job, carry_out
+from netns_tw.kernel import sandbox
+from netns_tw.model.record import End, Line, Record, Trouble, from_json, to_json
 
-TIGHT_MS = 2_000
-BUSY_REQUESTS = 200
-BUSY_INTERVAL_MS = 50
 READ_BYTES = 1 << 16
-
-
-@dataclass(frozen=True)
-class Job:
-    """One experiment to replay, and with what."""
-
-    topology: Topology
-    experiment: Experiment
-    client: str | None = None
-    servers: str | None = None
-    versions: dict[str, str] = field(default_factory=dict, hash=False)
-    hold: bool = False
-
-    @property
-    def is_tight(self) -> bool:
-        """Whether some part of it must fit into less than two seconds."""
-        limits = [self.experiment.within_ms, *(step.within_ms for step in self.experiment.steps)]
-        return any(limit is not None and limit < TIGHT_MS for limit in limits)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether it keeps about a core busy."""
-        return any(
-            step.requests >= BUSY_REQUESTS and step.interval_ms < BUSY_INTERVAL_MS for step in self.experiment.steps
-        )
 
 
 class Watcher:
@@ -73,16 +41,19 @@ class Watcher:
 class _Running:
     """A job in its sandbox, and what has come of its record."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, file: int | None) -> None:
         self.job = job
         self.record = Record()
+        self._file = file
         self._rest = b""
         read, write = os.pipe()
         self.fd = read
+        keep = (write,) if self._file is None else (write, self._file)
         try:
-            self.sandbox = sandbox.start(lambda: _inside(job, write), keep=(write,))
+            self.sandbox = sandbox.start(lambda: _inside(job, keep), keep)
         except BaseException:
             os.close(read)
+            self._close_file()
             raise
         finally:
             os.close(write)
@@ -93,7 +64,7 @@ class _Running:
         if not data:
             return None
         *whole, self._rest = (self._rest + data).split(b"\n")
-        lines = [from_json(text.decode()) for text in whole]
+        lines = [from_json(text) for text in whole]
         for line in lines:
             self.record.add(line)
         return lines
@@ -104,10 +75,56 @@ class _Running:
         status = self.sandbox.wait()
         os.close(self.fd)
         if not self.record.is_complete and self.record.trouble is None:
-            self.record.add(Trouble(4, f"the lab's first process ended too early, with status {status}"))
+            trouble = Trouble(4, f"the lab's first process ended too early, with status {status}")
+            self.record.add(trouble)
+            if self._file is not None:
+                _append_after_whole_lines(self._file, to_json(trouble) + b"\n")
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
 
 
-def run(jobs: Sequence[Job], at_once: int, watcher: Watcher) -> list[Record]:
+def _append_after_whole_lines(file: int, line: bytes) -> None:
+    """Append to a record whose writer was killed; what it had written of a line is taken away first."""
+    with suppress(OSError):  # a full disk: the record stays cut short
+        tail_at = max(0, os.fstat(file).st_size - READ_BYTES)
+        tail = os.pread(file, READ_BYTES, tail_at)
+        os.ftruncate(file, tail_at + tail.rfind(b"\n") + 1)
+        os.write(file, line)
+
+
+def _inside(job: Job, fds: Sequence[int]) -> int:
+    """PID 1's main: carry the job out; each line goes to the record's file first, then to the command."""
+    pipe, *files = fds
+
+    def emit(line: Line) -> None:
+        data = to_json(line) + b"\n"
+        try:
+            for file in files:
+                _write(file, data)
+        except OSError as error:
+            files.clear()
+            os.write(2, f"netns_tw: the record of {job.experiment.path} is cut short: {error.strerror}\n".encode())
+        _write(pipe, data)
+
+    carry_out(job, emit)
+    return 0
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+OpenRecord = Callable[[Job], int | None]
+"""Opens the file of a job's record for reading and appending; None: it is not kept."""
+
+
+def run(
+    jobs: Sequence[Job], at_once: int, watcher: Watcher, open_record: OpenRecord = lambda job: None
+) -> list[Record]:
     """Run all *jobs*, at most *at_once* together; return their records in the order of the jobs.
 
     Raises:
@@ -120,8 +137,8 @@ def run(jobs: Sequence[Job], at_once: int, watcher: Watcher) -> list[Record]:
     alone = [number for number in order if jobs[number].is_tight]
     together = [number for number in order if not jobs[number].is_tight]
     for number in alone:
-        _run_batch(jobs, [number], 1, watcher, records)
-    _run_batch(jobs, together, at_once, watcher, records)
+        _run_batch(jobs, [number], 1, watcher, records, open_record)
+    _run_batch(jobs, together, at_once, watcher, records, open_record)
     return [records[number] for number in range(len(jobs))]
 
 
@@ -132,7 +149,12 @@ def _load_what_labs_need() -> None:
 
 
 def _run_batch(
-    jobs: Sequence[Job], waiting: list[int], at_once: int, watcher: Watcher, records: dict[int, Record]
+    jobs: Sequence[Job],
+    waiting: list[int],
+    at_once: int,
+    watcher: Watcher,
+    records: dict[int, Record],
+    open_record: OpenRecord,
 ) -> None:
     waiting = list(waiting)
     running: dict[int, _Running] = {}
@@ -143,7 +165,7 @@ def _run_batch(
                 while (number := _next(jobs, waiting, running, at_once, cores)) is not None:
                     waiting.remove(number)
                     with sandbox.undisturbed():
-                        running[number] = _Running(jobs[number])
+                        running[number] = _Running(jobs[number], open_record(jobs[number]))
                         selector.register(running[number].fd, selectors.EVENT_READ, number)
                     watcher.started(jobs[number])
                 for key, _ in selector.select():
@@ -186,62 +208,3 @@ def _end_all(running: list[_Running]) -> None:
             one.sandbox.kill()
         for one in running:
             one.close()
-
-
-def _inside(job: Job, fd: int) -> int:
-    """PID 1's main: build the lab, replay, write the record's lines to *fd*."""
-    from netns_tw.programs.choice import choose
-
-    def emit(line: Line) -> None:
-        data = to_json(line).encode() + b"\n"
-        while data:
-            data = data[os.write(fd, data) :]
-
-    try:
-        programs, notes = choose(job.topology, job.servers, process.find_program("nginx") is not None)
-        _replay(job, dict(programs), notes, emit)
-    except Skip as error:
-        emit(Trouble(error.exit_code, str(error), skip=True))
-    except NetnsTwError as error:
-        emit(Trouble(error.exit_code, str(error)))
-    return 0
-
-
-def _replay(job: Job, programs: dict, notes: list[str], emit: Callable[[Line], None]) -> None:  # type: ignore[type-arg]
-    from netns_tw import lab, replay
-    from netns_tw.programs.choice import NO_CURL, describe
-
-    curl = process.find_program("curl")
-    client = job.client
-    if curl is None and "curl" in {client or step.client for step in job.experiment.steps}:
-        raise EnvironmentLacks(NO_CURL)
-    running = lab.RunningLab(job.topology, programs)
-    with running:
-        sysctls = {name: node.sysctls for name, node in running.nodes.items()}
-        what = {name: describe(program) for name, program in programs.items()}
-        release = lab.kernel_release()
-        emit(Header(job.topology.name, job.experiment.claim_id, release, job.versions, sysctls, what, notes))
-        replay.replay(running, job.experiment, replay.Choices(client, curl or "curl"), emit)
-        if job.hold:
-            signal.pause()
-
-
-def versions() -> dict[str, str]:
-    """The versions of what may take part, by name; those that are not installed are missing."""
-    import subprocess
-    from importlib import metadata
-
-    import netns_tw
-    from netns_tw.programs import nginx
-
-    found = {
-        "netns_tw": netns_tw.__version__,
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "h11": metadata.version("h11"),
-    }
-    if path := process.find_program("nginx"):
-        found["nginx"] = nginx.version(path)
-    if path := process.find_program("curl"):
-        text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-        found["curl"] = (text.split()[1:] or [""])[0]
-    return found

@@ -1,25 +1,31 @@
 """Experiment on a running lab -> the lines of its record. Runs as PID 1 of a sandbox, after lab.py has built it.
 
-A step is a client process in its node's namespace; its outcomes are read from a pipe as they come. After each step the
-lab settles: what is on its way (FIN_WAIT1, LAST_ACK, ...) has a moment to arrive. Then every node is read.
+A step is a client process in its node's namespace; its outcomes are read from a pipe as they come, and between them
+the sampler has its turns. After each step the lab settles: what is on its way (FIN_WAIT1, LAST_ACK, ...) has a moment
+to arrive. Then every node is read.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import select
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from netns_tw.errors import InstrumentBroken, Skip, near_match
 from netns_tw.kernel import process
+from netns_tw.kernel.sockdiag import TcpSocket
 from netns_tw.lab import RUN, RunningLab, RunningNode, built_in, kernel_release
 from netns_tw.measure.observer import wait_until_settled
+from netns_tw.measure.sampler import Sampler
 from netns_tw.model.experiment import Counter, Experiment, Step
-from netns_tw.model.record import BEFORE, End, Line, Response, Snapshot, StepEnd
+from netns_tw.model.record import BEFORE, Dump, End, Line, Response, Row, Sample, Snapshot, StepEnd
 
 Emit = Callable[[Line], None]
+READ_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -30,71 +36,113 @@ class Choices:
     curl: str = "curl"
 
 
-def replay(lab: RunningLab, experiment: Experiment, choices: Choices, emit: Emit) -> None:
-    """Carry out every step of *experiment* and emit what happened.
-
-    Raises:
-        Skip: this kernel has no counter of a name that the experiment counts.
-        InstrumentBroken: the client ended early, or the instruments disagree.
-    """
-    _check_counters(lab, experiment)
-    _look(lab, BEFORE, emit)
-    for number, step in enumerate(experiment.steps):
-        began = _now_ms()
-        _requests(step, number, choices, emit)
-        ended = _now_ms()
-        settled = wait_until_settled([node.observer for node in lab.nodes.values()])
-        _look(lab, number, emit)
-        emit(StepEnd(number, step.name, began, ended, settled))
-    emit(End(_now_ms()))
-
-
-def _check_counters(lab: RunningLab, experiment: Experiment) -> None:
-    """A counter that this kernel does not have would count 0 for ever, and a misspelt one too."""
-    subjects = [*experiment.measures.values(), *(one.subject for one in experiment.expectations)]
-    for subject in subjects:
-        if isinstance(subject, Counter):
-            known = lab.nodes[subject.node].observer.counters.read()
-            if subject.name not in known:
-                near = near_match(subject.name, known)
-                raise Skip(f"counter {subject.name}: not among those of {kernel_release()}{near}")
-
-
-def _now_ms() -> float:
+def now_ms() -> float:
+    """Ms of CLOCK_MONOTONIC, the clock of all processes and namespaces of this machine."""
     return time.monotonic() * 1000
 
 
-def _look(lab: RunningLab, step: int, emit: Emit) -> None:
-    for node in lab.nodes.values():
-        emit(_snapshot(node, step))
+class Replay:
+    """One experiment on one lab; *zero_ms* of CLOCK_MONOTONIC is its record's zero."""
+
+    def __init__(self, lab: RunningLab, experiment: Experiment, choices: Choices, emit: Emit, zero_ms: float) -> None:
+        self._lab, self._experiment, self._choices = lab, experiment, choices
+        self._emit, self._zero_ms = emit, zero_ms
+        observers = {name: node.observer for name, node in lab.nodes.items()}
+        self._sampler = Sampler(observers, self._on_gauges, self._on_sockets)
+
+    def run(self) -> None:
+        """Carry out every step and emit what happened.
+
+        Raises:
+            Skip: this kernel has no counter of a name that the experiment counts.
+            InstrumentBroken: the client ended early, or the instruments disagree.
+        """
+        self._check_counters()
+        self._look(BEFORE)
+        for number, step in enumerate(self._experiment.steps):
+            began = self._now_ms()
+            self._requests(step, number)
+            ended = self._now_ms()
+            settled = wait_until_settled([node.observer for node in self._lab.nodes.values()])
+            self._look(number)
+            self._emit(StepEnd(number, step.name, began, ended, settled))
+        one = self._sampler
+        self._emit(End(self._now_ms(), round(one.cpu_ms, 3), one.count, round(one.longest_gap_ms, 3)))
+
+    def _check_counters(self) -> None:
+        """A counter that this kernel does not have would count 0 for ever, and a misspelt one too."""
+        experiment = self._experiment
+        subjects = [*experiment.measures.values(), *(one.subject for one in experiment.expectations)]
+        for subject in subjects:
+            if isinstance(subject, Counter):
+                known = self._lab.nodes[subject.node].observer.counters.read()
+                if subject.name not in known:
+                    near = near_match(subject.name, known)
+                    raise Skip(f"counter {subject.name}: not among those of {kernel_release()}{near}")
+
+    def _now_ms(self) -> float:
+        return self._since_zero(now_ms())
+
+    def _since_zero(self, at_ms: float) -> float:
+        return round(at_ms - self._zero_ms, 3)
+
+    def _look(self, step: int) -> None:
+        for node in self._lab.nodes.values():
+            self._emit(self._snapshot(node, step))
+
+    def _snapshot(self, node: RunningNode, step: int) -> Snapshot:
+        sockets, time_wait = node.observer.read()
+        counters = {name: number for name, number in node.observer.counters.read().items() if number}
+        return Snapshot(step, self._now_ms(), node.name, _rows(sockets), counters, time_wait, node.new_log_lines())
+
+    def _on_gauges(
+        self, node: str, at_ms: float, time_wait: int, established: int, counters: Mapping[str, int]
+    ) -> None:
+        moved = {name: number for name, number in counters.items() if number}
+        self._emit(Sample(self._since_zero(at_ms), node, time_wait, established, moved))
+
+    def _on_sockets(self, node: str, at_ms: float, sockets: list[TcpSocket]) -> None:
+        self._emit(Dump(self._since_zero(at_ms), node, _rows(sockets)))
+
+    def _requests(self, step: Step, number: int) -> None:
+        """Run the step's client in its node and emit a response for each of its lines."""
+        log = RUN / step.node / f"client-{number}.log"
+        child = process.spawn(step.node, client_argv(step, self._choices), log, stdout=subprocess.PIPE)
+        try:
+            assert child.stdout is not None
+            count = 0
+            with child.stdout:
+                for line in self._lines(child.stdout.fileno()):
+                    found = json.loads(line)
+                    found["at_ms"] = self._since_zero(found["at_ms"])
+                    self._emit(Response(step=number, **found))
+                    count += 1
+            child.wait()
+        finally:
+            process.end(child)
+        if child.returncode or count != step.requests:
+            raise InstrumentBroken(
+                f"step {step.name!r}: the client ended with status {child.returncode} after {count} of"
+                f" {step.requests} requests\n{process.tail(log)}"
+            )
+
+    def _lines(self, fd: int) -> Iterator[bytes]:
+        """Yield the whole lines of a pipe as they come, and sample meanwhile."""
+        rest = b""
+        while True:
+            is_there, _, _ = select.select([fd], [], [], self._sampler.wait_s())
+            self._sampler.sample()
+            if not is_there:
+                continue
+            data = os.read(fd, READ_BYTES)
+            if not data:
+                return
+            *whole, rest = (rest + data).split(b"\n")
+            yield from whole
 
 
-def _snapshot(node: RunningNode, step: int) -> Snapshot:
-    sockets, time_wait = node.observer.read()
-    counters = {name: number for name, number in node.observer.counters.read().items() if number}
-    rows: list[list[str | int]] = [[*one] for one in sockets]
-    return Snapshot(step, _now_ms(), node.name, rows, counters, time_wait, node.new_log_lines())
-
-
-def _requests(step: Step, number: int, choices: Choices, emit: Emit) -> None:
-    """Run the step's client in its node and emit a response for each of its lines."""
-    log = RUN / step.node / f"client-{number}.log"
-    child = process.spawn(step.node, client_argv(step, choices), log, stdout=subprocess.PIPE)
-    try:
-        assert child.stdout is not None
-        count = 0
-        with child.stdout:
-            for line in child.stdout:
-                emit(Response(step=number, **json.loads(line)))
-                count += 1
-        child.wait()
-    finally:
-        process.end(child)
-    if child.returncode or count != step.requests:
-        raise InstrumentBroken(
-            f"step {step.name!r}: the client ended with status {child.returncode} after {count} of"
-            f" {step.requests} requests\n{process.tail(log)}"
-        )
+def _rows(sockets: list[TcpSocket]) -> list[Row]:
+    return [tuple(one) for one in sockets]  # type: ignore[misc]
 
 
 def client_argv(step: Step, choices: Choices) -> list[str]:

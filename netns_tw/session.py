@@ -7,51 +7,120 @@ import select
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from netns_tw import parallel, verdict
-from netns_tw.errors import EnvironmentLacks
+from netns_tw import job, parallel, runs, verdict
+from netns_tw.errors import EnvironmentLacks, UsageError
+from netns_tw.job import Job
 from netns_tw.kernel import process
+from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
 from netns_tw.model.record import Record
-from netns_tw.parallel import Job, Watcher
+from netns_tw.parallel import Watcher
 from netns_tw.programs.choice import NO_CURL, NO_NGINX
 from netns_tw.report import json, text
 from netns_tw.report.progress import Progress
 from netns_tw.report.run import Run
+from netns_tw.runs import RunFolder
 
 
-def replay(
-    picked: Sequence[tuple[Lab, Experiment]],
-    client: str | None,
-    servers: str | None,
-    at_once: int,
-    is_quiet: bool,
-    hold: bool,
-) -> list[Run]:
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks of a call of ``topology`` or ``replay``."""
+
+    client: str | None = None
+    servers: str | None = None
+    at_once: int = 1
+    is_quiet: bool = False
+    as_json: bool = False
+    hold: bool = False
+    out: Path | None = None
+    """Where the records go; None: a folder of their own among the kept runs."""
+    keep: int = runs.KEEP
+    """How many runs are kept; 0: no records."""
+
+
+def replay(picked: Sequence[tuple[Lab, Experiment]], wishes: Wishes) -> list[Run]:
     """Replay the *picked* experiments and judge them; what was inconclusive beside others is repeated once, alone.
 
     Raises:
         EnvironmentLacks: this machine cannot make sandboxes, or lacks nginx or curl that was asked for.
+        UsageError: the folder of ``--out`` has records of these experiments already.
         KeyboardInterrupt: a signal came; nothing is left behind.
     """
-    _check_programs(client, servers)
-    versions = parallel.versions()
-    jobs = [Job(lab.topology.with_nodes(one.nodes), one, client, servers, versions, hold) for lab, one in picked]
-    runs = _judged(jobs, _records(jobs, at_once, is_quiet), 1)
-    late = [number for number, one in enumerate(runs) if one.judgement.verdict == "inconclusive"]
-    for number in late if len(jobs) > 1 else ():
-        again = [jobs[number]]
-        (runs[number],) = _judged(again, _records(again, 1, is_quiet), 2)
-    return runs
+    _check_programs(wishes.client, wishes.servers)
+    versions = job.versions()
+    jobs = [
+        Job(
+            lab.topology.with_nodes(one.nodes),
+            one,
+            wishes.client,
+            wishes.servers,
+            versions,
+            labs.files_of(lab.topology, one),
+            wishes.hold,
+        )
+        for lab, one in picked
+    ]
+    with ExitStack() as stack:
+        keeper = _keeper(jobs, wishes, stack)
+        found = _judged(jobs, _records(jobs, wishes, keeper), keeper)
+        late = [number for number, one in enumerate(found) if one.judgement.verdict == "inconclusive"]
+        for number in late if len(jobs) > 1 else ():
+            again = [replace(jobs[number], attempt=2)]
+            (found[number],) = _judged(again, _records(again, replace(wishes, at_once=1), keeper), keeper)
+    if wishes.out is None and wishes.keep:
+        runs.prune(wishes.keep)
+    return found
 
 
-def show(runs: Sequence[Run], exit_code: int, as_json: bool, is_quiet: bool, hold: bool) -> None:
+class _Keeper:
+    """Opens a file for each job's record."""
+
+    def __init__(self, jobs: Sequence[Job], folder: RunFolder | None) -> None:
+        self.folder = folder
+        names: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        for one in jobs:
+            name = f"{one.experiment.lab}--{one.experiment.claim_id}"
+            names[name] = names.get(name, 0) + 1  # two labs of one name
+            self._names[id(one.experiment)] = name + (f"--lab{names[name]}" if names[name] > 1 else "")
+
+    def path(self, job: Job) -> Path | None:
+        name = self._names[id(job.experiment)] + (f"--{job.attempt}" if job.attempt > 1 else "")
+        return self.folder.path / f"{name}{runs.SUFFIX}" if self.folder else None
+
+    def open(self, job: Job) -> int | None:
+        path = self.path(job)
+        return self.folder.open(path) if self.folder and path else None
+
+
+def _keeper(jobs: Sequence[Job], wishes: Wishes, stack: ExitStack) -> _Keeper:
+    if wishes.out is None and not wishes.keep:
+        return _Keeper(jobs, None)
+    try:
+        folder = stack.enter_context(runs.new_run() if wishes.out is None else RunFolder(wishes.out))
+    except EnvironmentLacks as error:
+        if wishes.out is not None:
+            raise
+        print(f"netns_tw: no record is kept: {error}", file=sys.stderr)
+        return _Keeper(jobs, None)
+    keeper = _Keeper(jobs, folder)
+    there = [path for path in map(keeper.path, jobs) if path and path.exists()]
+    if there:
+        raise UsageError(f"{there[0]}: there is a record already; choose another --out, or remove it")
+    return keeper
+
+
+def show(found: Sequence[Run], exit_code: int, wishes: Wishes) -> None:
     """Print judged runs; of a lab that was held, only what could not be shown while it was up."""
-    if as_json:
-        print(json.runs(runs, exit_code))
-    elif not (hold and runs[0].record.is_complete):
-        _print(runs, is_quiet)
+    if wishes.as_json:
+        print(json.runs(found, exit_code))
+    elif not (wishes.hold and found[0].record.is_complete):
+        _print(found, wishes.is_quiet)
 
 
 def _check_programs(client: str | None, servers: str | None) -> None:
@@ -62,27 +131,36 @@ def _check_programs(client: str | None, servers: str | None) -> None:
         raise EnvironmentLacks(NO_CURL)
 
 
-def _judged(jobs: Sequence[Job], records: Iterable[Record], attempts: int) -> list[Run]:
+def _judged(jobs: Sequence[Job], records: Iterable[Record], keeper: _Keeper) -> list[Run]:
     return [
-        Run(job.experiment, job.topology, record, verdict.judge(record, job.experiment, job.topology), attempts)
-        for job, record in zip(jobs, records, strict=True)
+        Run(
+            one.experiment,
+            one.topology,
+            record,
+            verdict.judge(record, one.experiment, one.topology),
+            keeper.path(one),
+        )
+        for one, record in zip(jobs, records, strict=True)
     ]
 
 
-def _records(jobs: Sequence[Job], at_once: int, is_quiet: bool) -> list[Record]:
-    if any(job.hold for job in jobs):
-        return parallel.run(jobs, at_once, _Holder())
-    if is_quiet:
-        return parallel.run(jobs, at_once, Watcher())
+def _records(jobs: Sequence[Job], wishes: Wishes, keeper: _Keeper) -> list[Record]:
+    if wishes.hold:
+        return parallel.run(jobs, wishes.at_once, _Holder(keeper), keeper.open)
+    if wishes.is_quiet or wishes.as_json:
+        return parallel.run(jobs, wishes.at_once, Watcher(), keeper.open)
     with Progress() as progress:
-        return parallel.run(jobs, at_once, progress)
+        return parallel.run(jobs, wishes.at_once, progress, keeper.open)
 
 
 class _Holder(Watcher):
     """Shows the run while its lab is still up, says how to look inside, and waits for Enter."""
 
+    def __init__(self, keeper: _Keeper) -> None:
+        self._keeper = keeper
+
     def held(self, job: Job, record: Record, init: int) -> None:
-        (one,) = _judged([job], [record], 1)
+        (one,) = _judged([job], [record], self._keeper)
         _print([one], is_quiet=False)
         # not the first on PATH: the nsenter package from PyPI installs a command of that name too
         nsenter = shutil.which("nsenter", path=os.defpath) or "/usr/bin/nsenter"
@@ -95,12 +173,12 @@ class _Holder(Watcher):
         select.select([sys.stdin], [], [])
 
 
-def _print(runs: Sequence[Run], is_quiet: bool) -> None:
+def _print(found: Sequence[Run], is_quiet: bool) -> None:
     out = text.console(sys.stdout)
     if not is_quiet:
-        for one in runs:
+        for one in found:
             out.print(text.run(one))
-    if not is_quiet and len(runs) == 1:
-        out.print(text.versions(runs))
+    if not is_quiet and len(found) == 1:
+        out.print(text.versions(found))
     else:
-        out.print(text.summary(runs))
+        out.print(text.summary(found))

@@ -156,6 +156,16 @@ def _descends(pid: int) -> bool:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Records of this test run go to a folder of its own, not among the user's."""
+    folder = tmp_path_factory.mktemp("runs")
+    folder.chmod(0o777)  # some tests are an ordinary user
+    os.environ["NETNS_TW_RUNS"] = str(folder)
+    yield folder
+    del os.environ["NETNS_TW_RUNS"]
+
+
+@pytest.fixture(scope="session", autouse=True)
 def host_is_untouched() -> Iterator[None]:
     """Host state is the same before and after the whole suite."""
     before = host_state()

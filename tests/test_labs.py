@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from netns_tw.errors import UsageError
 from netns_tw.model import labs
-from netns_tw.model.reader import FileProblems
+from netns_tw.model.folder import FileProblems
 
 
 def found(*names: str) -> list[str]:

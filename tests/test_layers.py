@@ -18,11 +18,12 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 UNDER_ALL = ("netns_tw.errors", "netns_tw.wait", "netns_tw.rules")
 PROGRAMS = tuple(f"netns_tw.programs.{name}" for name in ("http11", "server", "client", "proxy", "curl", "__main__"))
 LAB = ("netns_tw.kernel", "netns_tw.measure", "netns_tw.model", "netns_tw.programs", *UNDER_ALL)
-PARALLEL = ("netns_tw.replay", "netns_tw.lab", *LAB)
-REPORT = ("netns_tw.model", "netns_tw.verdict", "netns_tw.errors", "netns_tw.report")
-COMMANDS = (
-    "netns_tw.commands", "netns_tw.session", "netns_tw.parallel", "netns_tw.verdict", "netns_tw.report", *PARALLEL,
-)  # fmt: skip
+JOB = ("netns_tw.replay", "netns_tw.lab", *LAB)
+PARALLEL = ("netns_tw.job", *JOB)
+EVIDENCE = ("netns_tw.evidence", "netns_tw.model", "netns_tw.verdict", "netns_tw.errors")
+REPORT = ("netns_tw.report", *EVIDENCE)
+SESSION = ("netns_tw.parallel", "netns_tw.runs", *PARALLEL, *REPORT)
+COMMANDS = ("netns_tw.commands", "netns_tw.session", *SESSION)
 ALLOWED = {
     "netns_tw.errors": (),
     "netns_tw.wait": (),
@@ -37,10 +38,13 @@ ALLOWED = {
     "netns_tw.lab": LAB,
     "netns_tw.replay": ("netns_tw.lab", *LAB),
     "netns_tw.verdict": ("netns_tw.model", "netns_tw.errors"),
+    "netns_tw.evidence": EVIDENCE,
+    "netns_tw.job": JOB,
     "netns_tw.parallel": PARALLEL,
+    "netns_tw.runs": UNDER_ALL,
     "netns_tw.report": REPORT,
-    "netns_tw.report.progress": (*REPORT, "netns_tw.parallel"),
-    "netns_tw.session": ("netns_tw.parallel", "netns_tw.verdict", "netns_tw.report", *PARALLEL),
+    "netns_tw.report.progress": (*REPORT, "netns_tw.job", "netns_tw.parallel"),
+    "netns_tw.session": SESSION,
     "netns_tw.commands": COMMANDS,
     "netns_tw.cli": COMMANDS,
     "netns_tw.__main__": ("netns_tw.cli", *UNDER_ALL),
@@ -50,6 +54,7 @@ FOREIGN = {
     "pyroute2": {"netns_tw.kernel.link"},
     "nsenter": {"netns_tw.kernel.netns"},
     "h11": set(PROGRAMS),
+    "msgspec": {"netns_tw.model.record"},
     "rich": {"netns_tw.report.text", "netns_tw.report.progress"},
 }
 """Who may import what is neither ours nor Python's."""

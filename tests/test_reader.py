@@ -10,8 +10,9 @@ from conftest import ROOT
 
 from netns_tw.errors import EXIT_USAGE
 from netns_tw.model import labs
+from netns_tw.model.folder import FileProblems
 from netns_tw.model.locate import locate
-from netns_tw.model.reader import FileProblems, shown
+from netns_tw.model.reader import shown
 
 CASES = sorted(path for path in (ROOT / "tests" / "errors").iterdir() if path.is_dir())
 

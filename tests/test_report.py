@@ -15,7 +15,7 @@ from rich.console import RenderableType
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment, Log
 from netns_tw.model.labs import Lab
-from netns_tw.model.record import End, Header, Line, Record, Response, Snapshot, StepEnd, Trouble
+from netns_tw.model.record import Built, End, Header, Line, Ran, Record, Response, Snapshot, StepEnd, Trouble
 from netns_tw.report import diagram, text
 from netns_tw.report import json as json_report
 from netns_tw.report.run import Run
@@ -35,9 +35,10 @@ def lines_of(lab: Lab, experiment: Experiment, log: str, notes: list[str]) -> It
     """A record in which every other request fails."""
     nodes = lab.topology.with_nodes(experiment.nodes).nodes
     sysctls = {name: {"net.ipv4.tcp_tw_reuse_delay": "1000", **node.sysctls} for name, node in nodes.items()}
-    programs = dict.fromkeys(nodes, "nginx (nginx.conf)")
+    programs = dict.fromkeys(nodes, Ran("nginx", "nginx (nginx.conf)", ""))
     versions = {"nginx": "1.22.1", "curl": "7.88.1", "h11": "0.16.0", "python": "3.11.2"}
-    yield Header(lab.name, experiment.claim_id, "Linux 6.18.5", versions, sysctls, programs, notes)
+    yield Header(lab.name, experiment.claim_id, "Linux 6.18.5", versions, labs.files_of(lab.topology, experiment))
+    yield Built(0.0, sysctls, programs, notes)
     for name in nodes:
         yield Snapshot(-1, 0.0, name, [], {}, 0, [])
     for number, step in enumerate(experiment.steps):

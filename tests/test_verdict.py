@@ -20,7 +20,7 @@ from netns_tw.model.experiment import (
     Subject,
     Value,
 )
-from netns_tw.model.record import End, Record, Response, Snapshot, StepEnd, Trouble
+from netns_tw.model.record import End, Record, Response, Row, Snapshot, StepEnd, Trouble
 from netns_tw.model.topology import Endpoint, Link, Node, Topology
 from netns_tw.verdict import Judgement, judge
 
@@ -32,9 +32,9 @@ ENDS = (
 LAB = Topology("mine", "", NODES, (Link(*ENDS),), Path("/nowhere"))
 URL = "http://198.18.0.1/"
 STEPS = (Step("first", URL, requests=3), Step("second", URL, requests=2))
-TIME_WAIT: list[str | int] = ["time-wait", "198.18.0.2", 1024, "198.18.0.1", 80, 59000]
-IPV6: list[str | int] = ["time-wait", "2001:db8::2", 1025, "2001:db8::1", 80, 59000]
-ESTABLISHED: list[str | int] = ["established", "198.18.0.2", 1026, "198.18.0.1", 8080, 0]
+TIME_WAIT: Row = ("time-wait", "198.18.0.2", 1024, "198.18.0.1", 80, 59000)
+IPV6: Row = ("time-wait", "2001:db8::2", 1025, "2001:db8::1", 80, 59000)
+ESTABLISHED: Row = ("established", "198.18.0.2", 1026, "198.18.0.1", 8080, 0)
 
 
 def response(step: int, index: int, status: int | None, errno: str | None = None, call: str | None = None) -> Response:
@@ -173,7 +173,7 @@ def test_trouble(trouble: Trouble, expected: Judgement) -> None:
 
 def test_a_record_that_is_cut_short_is_broken() -> None:
     found = record()
-    found.is_complete = False
+    found.end = None
     assert judge(found, experiment(), LAB) == Judgement("broken", [], "the record is cut short", 4)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from netns_tw.commands import Add
 from netns_tw.errors import EXIT_PASS, EXIT_USAGE, UsageError
 from netns_tw.model import labs
-from netns_tw.model.reader import FileProblems, Problem
+from netns_tw.model.folder import FileProblems, Problem
 
 
 def declare(add: Add) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
+from netns_tw import runs
 from netns_tw.commands import Add
 from netns_tw.commands.labs import list_labs
 from netns_tw.commands.streams import hush
@@ -42,12 +44,27 @@ def _add_options_of_a_run(command: argparse.ArgumentParser) -> None:
         "--server", choices=SERVERS, help="all servers built-in, or all nginx (default: as the file says)"
     )
     command.add_argument("-j", type=_positive, default=AT_ONCE, metavar="N", help=f"experiments at once ({AT_ONCE})")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="keep the records in DIR (default: among the last runs)"
+    )
+    command.add_argument(
+        "--keep",
+        type=_count,
+        metavar="N",
+        help=f"keep the records of the last N runs, 0 for none (default: {runs.KEEP})",
+    )
     command.add_argument("-q", "--quiet", action="store_true", help="the summary only, no progress")
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 up")
     return int(text)
 
 
@@ -74,10 +91,20 @@ def _run(given: argparse.Namespace, picked: list[tuple[labs.Lab, Experiment]], h
         raise UsageError("there is no experiment to replay: a lab's are its files experiments/*.toml")
     from netns_tw import session, verdict
 
-    runs = session.replay(picked, given.client, given.server, given.j, given.quiet or given.json, hold)
-    code = verdict.exit_code([one.judgement for one in runs])
+    wishes = session.Wishes(
+        given.client,
+        given.server,
+        given.j,
+        given.quiet,
+        given.json,
+        hold,
+        given.out,
+        runs.KEEP if given.keep is None else given.keep,
+    )
+    found = session.replay(picked, wishes)
+    code = verdict.exit_code([one.judgement for one in found])
     try:
-        session.show(runs, code, given.json, given.quiet, hold)
+        session.show(found, code, wishes)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough; the verdict stands
         hush()

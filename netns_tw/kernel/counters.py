@@ -9,6 +9,7 @@ setns(2) in every thread.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 
 from netns_tw.errors import InstrumentBroken
 from netns_tw.kernel import netns
@@ -23,6 +24,8 @@ class Counters:
     def __init__(self, netns_name: str) -> None:
         self.netns_name = netns_name
         self._fds: dict[str, int] = {}
+        self._places: dict[str, tuple[str, int, int]] = {}
+        """By counter: its file, its line, its column."""
         with netns.enter(netns_name):
             for name in _FILES:
                 self._fds[name] = os.open(f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC)
@@ -39,6 +42,21 @@ class Counters:
             found.update(_pairs(self._text(name)))
         return found
 
+    def some(self, names: Iterable[str]) -> dict[str, int]:
+        """Return those of the counters *names* that this kernel has; where they stand is looked up once."""
+        if not self._places:
+            for file in ("netstat", "snmp"):
+                self._places.update(_places(self._text(file), file))
+        rows: dict[tuple[str, int], list[str]] = {}
+        found: dict[str, int] = {}
+        for name in names:
+            if name in self._places:
+                file, line, column = self._places[name]
+                if (file, line) not in rows:
+                    rows[file, line] = self._text(file).split("\n", line + 1)[line].split()
+                found[name] = int(rows[file, line][column])
+        return found
+
     def time_wait(self) -> int:
         """Return sockstat's ``tw`` for TCP: sockets in TIME_WAIT, and orphans in FIN_WAIT2.
 
@@ -53,6 +71,14 @@ class Counters:
 
     def _text(self, name: str) -> str:
         return os.pread(self._fds[name], _BUFFER_BYTES, 0).decode("ascii")
+
+
+def _places(text: str, file: str) -> Iterator[tuple[str, tuple[str, int, int]]]:
+    """Yield every counter of a file of line pairs with the place of its number."""
+    for number, names in enumerate(text.splitlines()[::2]):
+        prefix, *keys = names.split()
+        if prefix in ("Tcp:", "TcpExt:"):
+            yield from ((prefix[:-1] + key, (file, 2 * number + 1, column)) for column, key in enumerate(keys, 1))
 
 
 def _pairs(text: str) -> dict[str, int]:

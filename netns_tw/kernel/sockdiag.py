@@ -28,7 +28,7 @@ NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 
 ALL_STATES = 0xFFF
-LISTENING = 1 << 10
+CLOSED, LISTENING = 1 << 7, 1 << 10
 
 _NLMSGHDR = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2: family, protocol, ext, pad, states, socket id (any)

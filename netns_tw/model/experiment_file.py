@@ -8,7 +8,7 @@ import keyword
 import re
 import warnings
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from netns_tw.errors import near_match
 from netns_tw.model import expression
@@ -25,6 +25,7 @@ from netns_tw.model.experiment import (
     Subject,
     Value,
 )
+from netns_tw.model.folder import Folder
 from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.topology import PORT_RANGE, Topology
 from netns_tw.model.topology_file import MAX_INT, is_port_range, listen_at, listener_problems, read_node
@@ -38,13 +39,14 @@ _ERRNOS = frozenset(errno.errorcode.values())
 _STATUS = re.compile(rf"{expression.STATUS_PREFIX}[1-5][0-9][0-9]")
 
 
-def read_experiment(path: Path, lab: Topology) -> Experiment:
+def read_experiment(folder: Folder, name: str, lab: Topology) -> Experiment:
     """Read one experiment file of *lab*.
 
     Raises:
         FileProblems: all that is wrong in it.
     """
-    document = Document(path)
+    path = PurePosixPath(name)
+    document = Document(folder, name)
     root = document.root
     root.check_format()
     if not path.stem.isprintable():
@@ -53,7 +55,7 @@ def read_experiment(path: Path, lab: Topology) -> Experiment:
     for name, table in root.tables("nodes"):
         if name not in lab.nodes:
             root.problem(f"nodes.{name}", f"lab {lab.name} has no node {name!r}{near_match(name, lab.nodes)}")
-        nodes[name] = read_node(name, table, path.parent.parent)
+        nodes[name] = read_node(name, table, folder)
     changed = lab.with_nodes({name: node for name, node in nodes.items() if name in lab.nodes})
     for name in nodes:
         for where, problem in listener_problems(changed, changed.nodes[name]) if name in lab.nodes else ():
@@ -74,6 +76,7 @@ def read_experiment(path: Path, lab: Topology) -> Experiment:
         ports_of=ports_of or _only_node_with_a_range(changed),
         nodes=nodes,
         measures={name: subject for name, subject in measures.items() if subject},
+        text=document.text,
     )
     root.end()
     _check_expectations(root, found, changed)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from netns_tw.errors import UsageError, near_match
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.experiment_file import read_experiment
-from netns_tw.model.reader import FileProblems, Problem
-from netns_tw.model.topology import Topology
-from netns_tw.model.topology_file import read_topology
+from netns_tw.model.folder import FileProblems, Folder, Problem
+from netns_tw.model.topology import Nginx, Topology
+from netns_tw.model.topology_file import TOPOLOGY, read_topology
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 SHIPPED = (_PACKAGE / "topologies", _PACKAGE.parent / "topologies")
 """In an installed wheel, and in a checkout."""
+EXPERIMENTS = "experiments"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def shipped_names() -> list[str]:
 
 def is_lab(folder: Path) -> bool:
     """Whether a topology.toml lies in *folder*; False too where it cannot be looked into."""
-    return os.path.isfile(folder / "topology.toml")
+    return os.path.isfile(folder / TOPOLOGY)
 
 
 def folder_of(name: str) -> Path:
@@ -71,23 +72,47 @@ def folder_of(name: str) -> Path:
     return shipped_folder() / name
 
 
-def read_lab(folder: Path) -> Lab:
+def read_lab(path: Path) -> Lab:
     """Read a lab's folder whole.
 
     Raises:
         FileProblems: all problems of all its files.
     """
-    topology = read_topology(folder / "topology.toml")
+    return _read(Folder(path))
+
+
+def kept_lab(kept: Mapping[str, str], record: Path) -> Lab:
+    """Read a lab from the files that *record* kept of it, by their paths inside the lab's folder.
+
+    Raises:
+        FileProblems: all problems of all its files.
+    """
+    return _read(Folder(record, kept))
+
+
+def _read(folder: Folder) -> Lab:
+    topology = read_topology(folder)
     problems: list[Problem] = []
     experiments: dict[str, Experiment] = {}
-    for path in sorted((folder / "experiments").glob("*.toml")):
+    for name in folder.names(f"{EXPERIMENTS}/*.toml"):
         try:
-            experiments[path.stem] = read_experiment(path, topology)
+            experiments[Path(name).stem] = read_experiment(folder, name, topology)
         except FileProblems as error:
             problems.extend(error.problems)
     if problems:
         raise FileProblems(problems)
     return Lab(topology, experiments)
+
+
+def files_of(topology: Topology, experiment: Experiment) -> dict[str, str]:
+    """The files that an experiment rests on, as they were read, by their paths inside the lab's folder."""
+    files = {TOPOLOGY: topology.text, f"{EXPERIMENTS}/{experiment.claim_id}.toml": experiment.text}
+    nodes = [*topology.nodes.values(), *experiment.nodes.values()]
+    for programs in filter(None, (node.programs for node in nodes)):
+        for program in (programs.default, programs.h11, programs.nginx):
+            if isinstance(program, Nginx):
+                files[program.config] = program.config_text
+    return files
 
 
 def find(names: list[str]) -> Iterator[tuple[Lab, Experiment]]:

@@ -14,11 +14,11 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from netns_tw.errors import UsageError, near_match
+from netns_tw.errors import near_match
+from netns_tw.model.folder import FileProblems, Folder, Problem
 from netns_tw.model.locate import locate
 
 FORMAT = 1
@@ -44,34 +44,13 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong in a file, and where."""
-
-    file: str
-    line: int
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        where = f"{self.file}:{self.line}" if self.line else self.file
-        text = f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
-        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-
-
-class FileProblems(UsageError):
-    """Everything that is wrong in the files read; its text has a line for each problem."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = sorted(problems, key=lambda one: (one.file, one.line, one.path))
-        super().__init__("\n".join(map(str, self.problems)))
-
-
 class Document:
     """A TOML file that was read, and the problems found in it so far."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.path = folder.path / name
+        self._folder, self._name = folder, name
+        self.text = ""
         self.problems: list[Problem] = []
         self._unknown: list[tuple[Table, str]] = []
         self._lines: dict[str, int] = {}
@@ -80,8 +59,8 @@ class Document:
     def _load(self) -> dict[str, Any]:
         data, text = b"", ""
         try:
-            data = self.path.read_bytes()
-            text = data.decode("utf-8-sig").replace("\r\n", "\n")
+            data = self._folder.read(self._name)
+            self.text = text = data.decode("utf-8-sig").replace("\r\n", "\n")
             values = tomllib.loads(text)
             self._lines = locate(text)
             self._look_over(values)

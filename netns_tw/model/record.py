@@ -1,50 +1,101 @@
-"""The record of one run: all that a verdict needs, as JSON Lines, one frozen dataclass a line.
+"""The record of one run: all that a verdict, an explanation and a report need, as JSON Lines, one struct a line.
 
 What happened (requests, sockets, counters, logs) and what it means (verdict, report) are apart: a record can be judged
-and drawn later, elsewhere, without root. Times are ms of CLOCK_MONOTONIC, one clock in all namespaces.
+and drawn later, elsewhere, without root. It carries the lab's files as they were read. Times are ms since the record's
+zero, one clock (CLOCK_MONOTONIC) for all nodes.
+
+A record may come from anywhere: every value is checked for its kind and its bounds while it is parsed, and strings are
+only ever data.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
 
 FORMAT = 1
 BEFORE = -1
 """The step number of the snapshots before the first step."""
 
+Ms = Annotated[float, Meta(ge=-1e6, le=1e9)]
+"""Milliseconds since the record's zero; up to eleven days."""
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""A counter's; TcpMaxConn is -1."""
+Port = Annotated[int, Meta(ge=0, le=65535)]
+StepNumber = Annotated[int, Meta(ge=BEFORE, le=10_000)]
+Status = Annotated[int, Meta(ge=0, le=999)]
+Row = tuple[str, str, Port, str, Port, Annotated[int, Meta(ge=0, le=2**32)]]
+"""A socket: state, local address, local port, remote address, remote port, ms until its timer ends (0: no timer)."""
 
-@dataclass(frozen=True)
-class Header:
-    """What ran, on what, with what."""
+
+class _Line(Struct, frozen=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True):
+    """One line; its kind is the name of its struct."""
+
+
+class Header(_Line, frozen=True):
+    """What is to run, on what, with what; written before anything is built."""
 
     lab: str
     claim_id: str
     kernel: str
     versions: dict[str, str]
-    """nginx, curl, h11, python, netns_tw; those that took part."""
+    """nginx, curl, h11, python, netns_tw; those that are installed."""
+    files: dict[str, str]
+    """The lab's files as they were read, by path inside its folder."""
+    client: str | None = None
+    """``--client``, if given."""
+    servers: str | None = None
+    """``--server``, if given."""
+    began: str = ""
+    """The record's zero by the wall clock, ISO 8601 with zone."""
+    cores: Count = 0
+    attempt: Count = 1
+    """2 when a first run beside others was inconclusive and this is its repetition, alone."""
+    format: Annotated[int, Meta(ge=1, le=FORMAT)] = FORMAT
+
+
+class Ran(Struct, frozen=True, forbid_unknown_fields=True):
+    """A node's program as it was run."""
+
+    kind: str
+    """``nginx``, ``http-server`` or ``http-proxy``."""
+    words: str
+    listen: str
+    close: str = ""
+    """The close style of an http-server."""
+    keepalive: Count = 0
+    keepalive_requests: Count = 0
+    """Of an http-proxy: connections to its upstream that it keeps, and requests on each."""
+
+
+class Built(_Line, frozen=True):
+    """The lab is up and its programs listen."""
+
+    at_ms: Ms
     sysctls: dict[str, dict[str, str]]
     """Effective, as read back, by node."""
-    programs: dict[str, str]
-    """What ran on each node, in words."""
-    notes: list[str] = field(default_factory=list)
+    programs: dict[str, Ran]
+    notes: list[str] = []
     """What differs from the file, such as the embedded programs where nginx is missing."""
-    format: int = FORMAT
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(_Line, frozen=True):
     """What happened to one request of step number *step*."""
 
-    step: int
-    index: int
-    at_ms: float
-    took_ms: float
-    status: int | None
+    step: StepNumber
+    index: Count
+    at_ms: Ms
+    took_ms: Ms
+    status: Status | None
     errno: str | None
     call: str | None
-    local_port: int | None
+    local_port: Port | None
     message: str | None = None
 
     @property
@@ -55,73 +106,147 @@ class Response:
         """
         return self.status is not None and self.status < 500
 
+    @property
+    def outcome(self) -> str:
+        """In one word: the status, or the errno's name."""
+        return str(self.errno) if self.status is None else str(self.status)
 
-@dataclass(frozen=True)
-class Snapshot:
+
+class Snapshot(_Line, frozen=True):
     """A node's sockets and counters after step number *step* (-1: before the first)."""
 
-    step: int
-    at_ms: float
+    step: StepNumber
+    at_ms: Ms
     node: str
-    sockets: list[list[str | int]]
-    """[state, local address, local port, remote address, remote port, ms until the timer ends]"""
-    counters: dict[str, int]
+    sockets: list[Row]
+    counters: dict[str, Number]
     """Only those that are not 0."""
-    time_wait: int
+    time_wait: Count
     """sockstat's tw."""
     log: list[str]
     """The lines that the node's program logged since the last snapshot."""
 
 
-@dataclass(frozen=True)
-class StepEnd:
+class Sample(_Line, frozen=True):
+    """A node's gauges and counters between snapshots; written when one of them differs from the sample before."""
+
+    at_ms: Ms
+    node: str
+    time_wait: Count
+    """sockstat's tw."""
+    established: Count
+    """TcpCurrEstab: ESTABLISHED and CLOSE_WAIT."""
+    counters: dict[str, Number]
+    """Of the sampled counters, those that are not 0."""
+
+
+class Dump(_Line, frozen=True):
+    """A node's sockets between snapshots, those that listen left out; written when the set of them has changed."""
+
+    at_ms: Ms
+    node: str
+    sockets: list[Row]
+
+
+class Canary(_Line, frozen=True):
+    """The instrument test: a known TIME_WAIT of *node* was seen by every instrument, and was gone again."""
+
+    at_ms: Ms
+    node: str
+    when: Literal["before", "after"]
+    """Before the first request, after the last snapshot."""
+    socket: Row
+
+
+class StepEnd(_Line, frozen=True):
     """Step number *step* is over."""
 
-    step: int
+    step: StepNumber
     name: str
-    began_ms: float
-    ended_ms: float
+    began_ms: Ms
+    ended_ms: Ms
     settled: bool = True
     """Whether no socket was on its way any more when the snapshots were taken."""
 
 
-@dataclass(frozen=True)
-class Trouble:
+class Captured(_Line, frozen=True):
+    """What a packet capture of one link says: who sent the first FIN of each connection, in the order of their SYNs."""
+
+    link: str
+    """Its endpoints, ``lb:eth1 -- backend:eth0``."""
+    closes: list[tuple[str, Port, str, Port, Ms, str]]
+    """[opener's address and port, acceptor's address and port, ms of its SYN, how it closed]; how is ``opener``,
+    ``acceptor`` or ``both`` for the sender of the first FIN, ``reset``, ``refused`` or ``open``."""
+    packets: Count
+    dropped: Count
+
+
+class Trouble(_Line, frozen=True):
     """The run stopped: why, and the exit code that says whose move is next."""
 
-    exit_code: int
+    exit_code: Annotated[int, Meta(ge=0, le=255)]
     message: str
     skip: bool = False
     """Something this kernel or machine lacks: the experiment is skipped, no other is disturbed."""
 
 
-@dataclass(frozen=True)
-class End:
+class End(_Line, frozen=True):
     """The run is complete."""
 
-    at_ms: float
+    at_ms: Ms
+    sampling_ms: Ms = 0.0
+    """CPU time that the samples and dumps took."""
+    samples: Count = 0
+    longest_gap_ms: Ms = 0.0
+    """The longest time between two samples."""
 
 
-Line = Header | Response | Snapshot | StepEnd | Trouble | End
-_KINDS = {kind.__name__.lower(): kind for kind in (Header, Response, Snapshot, StepEnd, Trouble, End)}
+Line = Header | Built | Response | Snapshot | Sample | Dump | Canary | StepEnd | Captured | Trouble | End
+_ENCODER = msgspec.json.Encoder()
+_DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
 
-def to_json(line: Line) -> str:
-    """Render one line of a record, its kind first, without the newline."""
-    return json.dumps({"kind": type(line).__name__.lower(), **asdict(line)}, separators=(",", ":"))
+def to_json(line: Line) -> bytes:
+    """Render one line of a record, its kind first, without the newline. Text that is no Unicode is shown escaped."""
+    try:
+        return _ENCODER.encode(line)
+    except UnicodeEncodeError:  # a lone surrogate, of a path that is not UTF-8
+        return _ENCODER.encode(_encodable(msgspec.to_builtins(line)))
 
 
-def from_json(text: str) -> Line:
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(one) for key, one in value.items()}
+    return [_encodable(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def from_json(text: bytes | str) -> Line:
     """Parse one line of a record.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none; the text says what is wrong with it.
     """
     try:
+        return _DECODER.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise ValueError(str(error) or "not a line of a record") from error
+
+
+def format_of(text: bytes | str) -> int | None:
+    """The format of a record by its first line, whatever else that holds; None if it is no header."""
+    try:
         found = json.loads(text)
-        return _KINDS[found.pop("kind")](**found)
-    except (RecursionError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError("not a line of a record") from error
+    except (ValueError, RecursionError):
+        return None
+    is_header = isinstance(found, dict) and found.get("kind") == "header"
+    number = found.get("format") if is_header else None
+    return number if type(number) is int else None
+
+
+_SINGLE = {Header: "header", Built: "built", Trouble: "trouble", End: "end"}
+_LISTS = {Response: "responses", Sample: "samples", Dump: "dumps", Canary: "canaries", Captured: "captured"}
 
 
 @dataclass
@@ -129,26 +254,32 @@ class Record:
     """A run's lines, sorted by kind as they come."""
 
     header: Header | None = None
+    built: Built | None = None
     responses: list[Response] = field(default_factory=list)
     snapshots: dict[tuple[int, str], Snapshot] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    dumps: list[Dump] = field(default_factory=list)
+    canaries: list[Canary] = field(default_factory=list)
     steps: dict[int, StepEnd] = field(default_factory=dict)
+    captured: list[Captured] = field(default_factory=list)
     trouble: Trouble | None = None
-    is_complete: bool = False
+    end: End | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.end is not None
 
     def add(self, line: Line) -> None:
         """Take in one line."""
-        if isinstance(line, Header):
-            self.header = line
-        elif isinstance(line, Response):
-            self.responses.append(line)
-        elif isinstance(line, Snapshot):
+        kind = type(line)
+        if isinstance(line, Snapshot):
             self.snapshots[line.step, line.node] = line
         elif isinstance(line, StepEnd):
             self.steps[line.step] = line
-        elif isinstance(line, Trouble):
-            self.trouble = line
+        elif kind in _SINGLE:
+            setattr(self, _SINGLE[kind], line)
         else:
-            self.is_complete = True
+            getattr(self, _LISTS[kind]).append(line)
 
     def span_ms(self, first: int, last: int) -> float:
         """Ms from the start of the first request of step *first* to the end of the last request of step *last*."""

@@ -142,6 +142,8 @@ class Topology:
     nodes: Mapping[str, Node]
     links: tuple[Link, ...]
     folder: Path
+    text: str = field(repr=False, default="")
+    """Its file, as it was read."""
 
     def with_nodes(self, overlay: Mapping[str, Node]) -> Topology:
         """Return the lab as an experiment changes it: sysctls added, a program or routes replaced."""

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from netns_tw.errors import near_match
+from netns_tw.model.folder import Folder
 from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.topology import (
     MAX_IFNAME_BYTES,
@@ -27,6 +28,7 @@ from netns_tw.model.topology import (
 )
 from netns_tw.rules import CLOSE_STYLES, is_per_namespace
 
+TOPOLOGY = "topology.toml"
 KINDS = ("nginx", "http-server", "http-proxy")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
@@ -39,26 +41,26 @@ MAX_INT = 10**9
 ANY_NODE = ("0.0.0.0", "::", "127.0.0.1", "::1")
 
 
-def read_topology(path: Path) -> Topology:
+def read_topology(folder: Folder) -> Topology:
     """Read a lab's topology.toml.
 
     Raises:
         FileProblems: all that is wrong in it.
     """
-    document = Document(path)
+    document = Document(folder, TOPOLOGY)
     root = document.root
     root.check_format()
     name = root.text("name")
     if name and not NAME.fullmatch(name):
         root.problem("name", f"must be {NAME_RULE}, not {name!r}")
     description = root.text("description", "")
-    nodes = {one: read_node(one, table, path.parent) for one, table in root.tables("nodes")}
+    nodes = {one: read_node(one, table, folder) for one, table in root.tables("nodes")}
     if not nodes:
         root.problem("nodes", "missing; a lab has at least one node, [nodes.NAME]")
     found = [_link(table, nodes) for table in root.each("links")]
     links = tuple(filter(None, found))
     root.end()
-    topology = Topology(name, description, nodes, links, path.parent)
+    topology = Topology(name, description, nodes, links, folder.path, document.text)
     _check_interfaces(root, topology)
     if len(links) == len(found):  # else it is not known who has which address
         _check_listeners(root, topology)
@@ -66,7 +68,7 @@ def read_topology(path: Path) -> Topology:
     return topology
 
 
-def read_node(name: str, table: Table, folder: Path) -> Node:
+def read_node(name: str, table: Table, folder: Folder) -> Node:
     """Read one node's table; an experiment's overlay has the same form."""
     if not NAME.fullmatch(name):
         table.problem("", f"a node's name must be {NAME_RULE}")
@@ -130,7 +132,7 @@ def _route(table: Table) -> Route | None:
     return Route(to, via) if to and via else None
 
 
-def _programs(table: Table, folder: Path) -> Programs | None:
+def _programs(table: Table, folder: Folder) -> Programs | None:
     h11, nginx = table.table("h11"), table.table("nginx")
     default = _program(table, folder, KINDS)
     others = (
@@ -140,7 +142,7 @@ def _programs(table: Table, folder: Path) -> Programs | None:
     return Programs(default, *others) if default else None
 
 
-def _program(table: Table, folder: Path, kinds: tuple[str, ...]) -> Program | None:
+def _program(table: Table, folder: Folder, kinds: tuple[str, ...]) -> Program | None:
     kind = table.choice("kind", kinds)
     listen = table.parsed("listen", listen_at, LISTEN_RULE)
     found: Program | None = None
@@ -167,7 +169,7 @@ def _http_server(table: Table, listen: Listen | None) -> HttpServer | None:
     return HttpServer(listen, close, status, body, limit, idle) if listen else None
 
 
-def _nginx(table: Table, listen: Listen | None, folder: Path) -> Nginx | None:
+def _nginx(table: Table, listen: Listen | None, folder: Folder) -> Nginx | None:
     config = table.text("config")
     tokens = _tokens(table)
     text = ""
@@ -175,10 +177,10 @@ def _nginx(table: Table, listen: Listen | None, folder: Path) -> Nginx | None:
         if "\0" in config or ".." in Path(config).parts or Path(config).is_absolute():
             table.problem("config", f"{shown(config)} must lie in the lab's own folder")
         elif config:
-            text = (folder / config).read_text(encoding="utf-8")
+            text = folder.read(config).decode()
             _check_tokens(table, config, text, tokens)
     except (OSError, UnicodeDecodeError) as error:
-        near = near_match(config, [one.name for one in folder.glob("*.conf")])
+        near = near_match(config, folder.names("*.conf"))
         table.problem("config", f"{shown(config)}: {getattr(error, 'strerror', None) or 'not UTF-8'}{near}")
     return Nginx(listen, config, text, tokens) if listen else None
 

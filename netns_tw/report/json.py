@@ -21,7 +21,7 @@ def runs(found: Sequence[Run], exit_code: int) -> str:
 
 
 def _run(one: Run) -> dict[str, Any]:
-    header = one.record.header
+    header, built = one.record.header, one.record.built
     return {
         "lab": one.experiment.lab,
         "claim": one.experiment.claim_id,
@@ -35,9 +35,10 @@ def _run(one: Run) -> dict[str, Any]:
         "why": " ".join(one.experiment.why.split()),
         "kernel": header.kernel if header else None,
         "versions": header.versions if header else {},
-        "programs": header.programs if header else {},
-        "sysctls": header.sysctls if header else {},
-        "notes": header.notes if header else [],
+        "programs": {node: ran.words for node, ran in built.programs.items()} if built else {},
+        "sysctls": built.sysctls if built else {},
+        "notes": built.notes if built else [],
+        "record": str(one.path) if one.path else None,
     }
 
 

@@ -13,8 +13,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from netns_tw.job import Job
 from netns_tw.model.record import Line, Record, Response
-from netns_tw.parallel import Job, Watcher
+from netns_tw.parallel import Watcher
 
 REFRESH_S = 0.1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.record import Record
@@ -18,5 +19,10 @@ class Run:
     topology: Topology
     record: Record
     judgement: Judgement
-    attempts: int = 1
-    """2 when a first run beside others was inconclusive and it was repeated alone."""
+    path: Path | None = None
+    """Where the record is kept."""
+
+    @property
+    def attempts(self) -> int:
+        """2 when a first run beside others was inconclusive and it was repeated alone."""
+        return self.record.header.attempt if self.record.header else 1

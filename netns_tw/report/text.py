@@ -69,7 +69,7 @@ def run(one: Run) -> RenderableType:
         parts.append(plain(f"{verdict}: {one.judgement.reason}", STYLES[verdict]))
     if one.attempts > 1:
         parts.append(Text("note: repeated alone, because beside other experiments it was too slow", style="yellow"))
-    for note in one.record.header.notes if one.record.header else ():
+    for note in one.record.built.notes if one.record.built else ():
         parts.append(plain(f"note: {note}", "yellow"))
     if one.record.steps:
         parts.append(_steps(one))
@@ -120,14 +120,17 @@ def _findings(findings: Sequence[Finding]) -> RenderableType:
 
 def _settings(one: Run) -> str:
     """A line per node: its program, the sysctls its files set, and on the node that matters the others' values."""
-    header = one.record.header
-    if header is None:
+    built = one.record.built
+    if built is None:
         return ""
     lines = []
-    for node, sysctls in header.sysctls.items():
+    for node, sysctls in built.sysctls.items():
         ours = one.topology.nodes[node].sysctls
         short = {name: f"{name.removeprefix('net.ipv4.')}={value}" for name, value in sysctls.items()}
-        parts = [header.programs.get(node, ""), " ".join(short[name] for name in sysctls if name in ours)]
+        parts = [
+            built.programs[node].words if node in built.programs else "",
+            " ".join(short[name] for name in sysctls if name in ours),
+        ]
         if node == one.experiment.ports_of or (node == one.experiment.steps[0].node and not one.experiment.ports_of):
             parts.append("by default " + " ".join(short[name] for name in sysctls if name not in ours))
         text = "; ".join(part for part in parts if part)
