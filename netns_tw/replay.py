@@ -114,7 +114,7 @@ class Replay:
             with child.stdout:
                 for line in self._lines(child.stdout.fileno()):
                     found = json.loads(line)
-                    found["at_ms"] = self._since_zero(found["at_ms"])
+                    found |= {"at_ms": self._since_zero(found["at_ms"]), "took_ms": round(found["took_ms"], 3)}
                     self._emit(Response(step=number, **found))
                     count += 1
             child.wait()

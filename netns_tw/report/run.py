@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from netns_tw.evidence.case import Case
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.record import Record
 from netns_tw.model.topology import Topology
@@ -21,6 +23,11 @@ class Run:
     judgement: Judgement
     path: Path | None = None
     """Where the record is kept."""
+
+    @cached_property
+    def case(self) -> Case:
+        """The run as explanations look at it, worked out once."""
+        return Case(self.record, self.experiment, self.topology)
 
     @property
     def attempts(self) -> int:

@@ -15,6 +15,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from netns_tw.evidence.case import Explanation
+from netns_tw.evidence.explain import explain
 from netns_tw.model.labs import Lab
 from netns_tw.model.topology import Topology
 from netns_tw.report import diagram
@@ -75,10 +77,43 @@ def run(one: Run) -> RenderableType:
         parts.append(_steps(one))
     if one.judgement.findings:
         parts.append(_findings(one.judgement.findings))
+    if one.case.closes:
+        parts.append(_closes(one))
+    parts += [_explanation(found) for found in explain(one.case)]
     log = next((line for finding in one.judgement.findings for line in finding.evidence), "")
     labelled = [("log", log), ("why", " ".join(one.experiment.why.split())), ("on", _settings(one))]
     parts += [_labelled(label, value) for label, value in labelled if value]
     return Group(*parts, Text(""))
+
+
+def _explanation(one: Explanation) -> RenderableType:
+    """A sentence, and behind an arrow what proves it."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="bold", width=4)
+    grid.add_column()
+    text = plain(f"{one.text[:1].upper()}{one.text[1:]}.")
+    text.append(f"  [{escaped(one.proof)}]", style="dim")
+    grid.add_row("so", text)
+    return grid
+
+
+def _closes(one: Run) -> RenderableType:
+    """Who closed first, per step and link, where anything was opened or closed."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("step", ratio=3)
+    table.add_column("connections", ratio=4)
+    table.add_column("closed first by", ratio=5)
+    table.add_column("open", justify="right", no_wrap=True)
+    for found in one.case.closes:
+        opened = f"{found.opened} from {found.opener} to {found.acceptor}"
+        words = [f"{found.opener} {found.by_opener}", f"{found.acceptor} {found.by_acceptor}"]
+        if found.simultaneous.most:
+            words.append(f"both at once {found.simultaneous}")
+        if found.reset.most:
+            words.append(f"reset {found.reset}")
+        name = one.experiment.steps[found.step].name
+        table.add_row(plain(name), plain(opened), plain(", ".join(words)), str(found.open))
+    return table
 
 
 def _labelled(label: str, text: str) -> RenderableType:
