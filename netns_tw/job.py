@@ -82,22 +82,23 @@ def _replay(job: Job, programs: dict[str, Program], notes: list[str], emit: Emit
         raise EnvironmentLacks(NO_CURL)
     with lab.RunningLab(job.topology, programs) as running:
         sysctls = {name: node.sysctls for name, node in running.nodes.items()}
-        ran = {name: _ran(program) for name, program in programs.items()}
+        ran = {name: _ran(program, job.versions.get("nginx", "")) for name, program in programs.items()}
         emit(Built(round(now_ms() - zero_ms, 3), sysctls, ran, notes))
         Replay(running, job.experiment, Choices(client, curl or "curl"), emit, zero_ms).run()
         if job.hold:
             signal.pause()
 
 
-def _ran(program: Program) -> Ran:
+def _ran(program: Program, version: str) -> Ran:
+    from netns_tw.programs import nginx
     from netns_tw.programs.choice import describe
 
     words, listen = describe(program), str(program.listen)
     if isinstance(program, HttpServer):
-        return Ran("http-server", words, listen, close=program.close)
+        return Ran("http-server", words, listen, close=program.close, max_requests=program.max_requests)
     if isinstance(program, HttpProxy):
-        return Ran("http-proxy", words, listen, "", program.keepalive, program.keepalive_requests)
-    return Ran("nginx", words, listen)
+        return Ran("http-proxy", words, listen, "", 0, program.keepalive, program.keepalive_requests)
+    return Ran("nginx", words, listen, "", 0, *nginx.kept(program, version))
 
 
 def versions() -> dict[str, str]:

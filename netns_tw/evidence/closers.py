@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from netns_tw.evidence.bounds import Bounds
 from netns_tw.evidence.traffic import ABORTS, OPEN, Flow, StepEvidence
+from netns_tw.model.ports import Bounds
 from netns_tw.model.record import Captured, Record
 from netns_tw.model.topology import Topology
 
@@ -78,8 +78,8 @@ def _counted(evidence: StepEvidence, flows: Sequence[Flow], flow: Flow, step: in
     by_acceptor = _by_acceptor(evidence, flows, flow, ended, by_opener)
     aborts = evidence.grew(opener, *ABORTS) + evidence.grew(acceptor, *ABORTS)
     surplus = by_opener + by_acceptor - Bounds.exactly(ended)
-    both = surplus.at_least(0)
-    reset = (Bounds.exactly(0) - surplus).at_least(0)
+    both = surplus.not_below(0)
+    reset = (Bounds.exactly(0) - surplus).not_below(0)
     if aborts:  # a reset and a simultaneous close hide each other in the sum
         both = Bounds(both.least, min(both.most + aborts, ended))
         reset = Bounds(reset.least, min(reset.most + aborts, ended))
@@ -132,7 +132,7 @@ def _by_acceptor(evidence: StepEvidence, flows: Sequence[Flow], flow: Flow, ende
     for one in flows:
         if one.opener == node:
             total = total - _by_opener(evidence, flows, one)
-    total = total.at_least(0)
+    total = total.not_below(0)
     others = [one for one in flows if one.acceptor == node and one != flow]
     if not others:
         return total

@@ -69,9 +69,11 @@ class Ran(Struct, frozen=True, forbid_unknown_fields=True):
     listen: str
     close: str = ""
     """The close style of an http-server."""
-    keepalive: Count = 0
+    max_requests: Count = 0
+    """Of an http-server: requests on one connection before it closes; 0: no limit."""
+    keepalive: Count | None = None
     keepalive_requests: Count = 0
-    """Of an http-proxy: connections to its upstream that it keeps, and requests on each."""
+    """Of an LB: connections to its upstream that it keeps (None: not known), and requests on each."""
 
 
 class Built(_Line, frozen=True):

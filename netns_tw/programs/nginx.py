@@ -63,6 +63,26 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return re.sub(r"%%([A-Z_]+)%%", lambda found: values.get(found[1], found[0]), text)
 
 
+def kept(program: Nginx, version: str) -> tuple[int | None, int]:
+    """How many connections to its upstream a configuration keeps, and how many requests each may carry.
+
+    None: that cannot be told from the text. Defaults by nginx's CHANGES: keepalive_requests is 100 since 1.15.3 and
+    1000 since 1.19.10, before there was no limit; since 1.29.7 upstream connections are kept unless told otherwise.
+    """
+    text = re.sub(r"#.*", "", fill(program.config_text, dict(program.tokens)))
+    number = tuple(map(int, version.split("."))) if re.fullmatch(r"[\d.]*\d", version) else ()
+    keepalive = re.findall(r"\bkeepalive\s+(\d{1,9})\s*;", text)
+    asks = re.search(r"\bproxy_http_version\s+1\.1\s*;", text) and re.search(r'\bConnection\s+""\s*;', text)
+    if not number or "include" in text or len(keepalive) > 1:
+        return None, 0
+    if not (keepalive and asks):
+        is_off = number < (1, 29, 7) or re.search(r"\bproxy_http_version\s+1\.0\s*;", text)
+        return (0 if is_off else None), 0
+    limits = re.findall(r"\bkeepalive_requests\s+(\d{1,9})\s*;", text)
+    default = 1000 if number >= (1, 19, 10) else 100 if number >= (1, 15, 3) else UNLIMITED
+    return (int(keepalive[0]), int(limits[0]) if limits else default) if len(limits) < 2 else (None, 0)
+
+
 def _globals() -> str:
     # As root the workers stay root: other users may not read the node's folder. An ordinary user has no choice.
     user = "user root root; " if os.geteuid() == 0 else ""

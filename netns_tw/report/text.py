@@ -17,6 +17,7 @@ from rich.text import Text
 
 from netns_tw.evidence.case import Explanation
 from netns_tw.evidence.explain import explain
+from netns_tw.evidence.prediction import predictions
 from netns_tw.model.labs import Lab
 from netns_tw.model.topology import Topology
 from netns_tw.report import diagram
@@ -128,13 +129,16 @@ def _steps(one: Run) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     table.add_column("step", ratio=3)
     table.add_column("the source (2018)", ratio=3)
+    table.add_column("predicted ok", ratio=2)
     table.add_column("here", ratio=4, style="bold")
     table.add_column("took", justify="right", no_wrap=True)
+    predicted = predictions(one.case)
     for number, step in enumerate(one.experiment.steps):
         end = one.record.steps.get(number)
+        words = predicted[number].words if predicted[number] else "-"  # type: ignore[union-attr]
         seen = outcome_words(list(one.record.responses_of(number)))
         took = f"{one.record.span_ms(number, number) / 1000:.2f} s" if end else "-"
-        table.add_row(plain(step.name), plain(step.reference or "-"), plain(seen), took)
+        table.add_row(plain(step.name), plain(step.reference or "-"), plain(words), plain(seen), took)
     return table
 
 
