@@ -130,7 +130,7 @@ def _steps(one: Run) -> RenderableType:
     table.add_column("step", ratio=3)
     table.add_column("the source (2018)", ratio=3)
     table.add_column("predicted ok", ratio=2)
-    table.add_column("here", ratio=4, style="bold")
+    table.add_column("here", ratio=5, style="bold")
     table.add_column("took", justify="right", no_wrap=True)
     predicted = predictions(one.case)
     for number, step in enumerate(one.experiment.steps):
