@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from netns_tw.evidence.case import DELAY, REUSE, TIMESTAMPS, Case
 from netns_tw.model.budget import DEFAULT_DELAY_MS, Budget, predict
 from netns_tw.model.experiment import Step
+from netns_tw.model.ports import Bounds
 from netns_tw.model.record import Ran, Response
 
 OPENER, ACCEPTOR, RACE = "opener", "acceptor", "race"
@@ -39,13 +40,10 @@ class Prediction:
 
     @property
     def words(self) -> str:
-        """``2 of 1000``, ``10 or 11 of 20``, ``at least 2``, ``all``."""
-        if self.least == self.most:
-            return "all" if self.least == self.requests else f"{self.least} of {self.requests}"
-        if self.most == self.requests:
-            return f"at least {self.least} of {self.requests}"
-        between = "or" if self.most - self.least == 1 else "to"
-        return f"{self.least} {between} {self.most} of {self.requests}"
+        """``2``, ``10 or 11``, ``at least 2``, ``all 20``."""
+        if self.least == self.requests:
+            return f"all {self.requests}"
+        return f"at least {self.least}" if self.most == self.requests else str(Bounds(self.least, self.most))
 
 
 @dataclass(frozen=True)
