@@ -127,10 +127,10 @@ def _labelled(label: str, text: str) -> RenderableType:
 
 def _steps(one: Run) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    table.add_column("step", ratio=3)
-    table.add_column("the source (2018)", ratio=3, min_width=20)
-    table.add_column("predicted ok", ratio=2)
-    table.add_column("here", ratio=5, min_width=30, style="bold")
+    table.add_column("step", ratio=1)
+    table.add_column("the source (2018)", width=19)
+    table.add_column("predicted ok", width=12)
+    table.add_column("here", ratio=2, min_width=30, style="bold")
     table.add_column("took", justify="right", no_wrap=True)
     predicted = predictions(one.case)
     for number, step in enumerate(one.experiment.steps):
