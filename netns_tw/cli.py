@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from netns_tw import __version__
-from netns_tw.commands import Call, budget, labs, run
+from netns_tw.commands import Call, budget, labs, report, run
 from netns_tw.commands.streams import hush
 from netns_tw.errors import EXIT_ENVIRONMENT, EXIT_PASS, EXIT_USAGE, NetnsTwError, near_match
 
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         found.add_argument("--json", action="store_true", help="print JSON instead of text")
         return found
 
-    for group in (run, labs, budget):
+    for group in (run, labs, budget, report):
         group.declare(add)
     return top
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from netns_tw.errors import EnvironmentLacks, NetnsTwError, Skip
 from netns_tw.kernel import process
+from netns_tw.model import closers, pcapng
 from netns_tw.model.experiment import Experiment
-from netns_tw.model.record import Built, Header, Line, Ran, Trouble
+from netns_tw.model.record import Built, Captured, Close, Header, Line, Ran, Trouble
 from netns_tw.model.topology import HttpProxy, HttpServer, Program, Topology
+
+if TYPE_CHECKING:
+    from netns_tw.lab import RunningLab
 
 Emit = Callable[[Line], None]
 TIGHT_MS = 2_000
@@ -49,44 +55,71 @@ class Job:
         )
 
 
-def carry_out(job: Job, emit: Emit) -> None:
+@dataclass(frozen=True)
+class Files:
+    """What a job writes to, opened by the command before the sandbox hides its folders; file descriptors."""
+
+    record: int | None = None
+    captures: dict[str, int] = field(default_factory=dict)
+    """By the link's name."""
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        return (*(() if self.record is None else (self.record,)), *self.captures.values())
+
+    def close(self) -> None:
+        for fd in self.all:
+            os.close(fd)
+
+
+def carry_out(job: Job, emit: Emit, captures: Mapping[str, int]) -> None:
     """Build the job's lab, replay its experiment and emit the record's lines; as PID 1 of a sandbox.
 
     What stops it is a line of the record too.
     """
     from netns_tw import lab
-    from netns_tw.programs.choice import choose
-    from netns_tw.replay import now_ms
+    from netns_tw.programs.choice import NO_CURL, choose
+    from netns_tw.replay import Choices, Replay, now_ms
 
-    zero_ms = now_ms()
+    zero_ms, zero_ns = now_ms(), time.time_ns()
     began = datetime.now(UTC).isoformat(timespec="milliseconds")
     where = (job.topology.name, job.experiment.claim_id, lab.kernel_release(), job.versions, job.files)
     emit(Header(*where, job.client, job.servers, began, os.cpu_count() or 1, job.attempt))
     try:
+        curl = process.find_program("curl")
+        if curl is None and "curl" in {job.client or step.client for step in job.experiment.steps}:
+            raise EnvironmentLacks(NO_CURL)
         programs, notes = choose(job.topology, job.servers, process.find_program("nginx") is not None)
-        _replay(job, dict(programs), notes, emit, zero_ms)
+        with lab.RunningLab(job.topology, dict(programs), captures) as running:
+            emit(_built(job, running, notes, now_ms() - zero_ms))
+            replay = Replay(running, job.experiment, Choices(job.client, curl or "curl"), emit, zero_ms)
+            replay.run()
+            for name, count in running.stop_captures().items():
+                emit(_captured(name, captures[name], count.written, count.dropped, zero_ns))
+            emit(replay.end())
+            if job.hold:
+                signal.pause()
     except Skip as error:
         emit(Trouble(error.exit_code, str(error), skip=True))
     except NetnsTwError as error:
         emit(Trouble(error.exit_code, str(error)))
 
 
-def _replay(job: Job, programs: dict[str, Program], notes: list[str], emit: Emit, zero_ms: float) -> None:
-    from netns_tw import lab
-    from netns_tw.programs.choice import NO_CURL
-    from netns_tw.replay import Choices, Replay, now_ms
+def _built(job: Job, running: RunningLab, notes: list[str], at_ms: float) -> Built:
+    sysctls = {name: node.sysctls for name, node in running.nodes.items()}
+    ran = {name: _ran(program, job.versions.get("nginx", "")) for name, program in running.programs.items()}
+    return Built(round(at_ms, 3), sysctls, ran, notes)
 
-    curl = process.find_program("curl")
-    client = job.client
-    if curl is None and "curl" in {client or step.client for step in job.experiment.steps}:
-        raise EnvironmentLacks(NO_CURL)
-    with lab.RunningLab(job.topology, programs) as running:
-        sysctls = {name: node.sysctls for name, node in running.nodes.items()}
-        ran = {name: _ran(program, job.versions.get("nginx", "")) for name, program in programs.items()}
-        emit(Built(round(now_ms() - zero_ms, 3), sysctls, ran, notes))
-        Replay(running, job.experiment, Choices(client, curl or "curl"), emit, zero_ms).run()
-        if job.hold:
-            signal.pause()
+
+def _captured(link: str, fd: int, packets: int, dropped: int, zero_ns: int) -> Captured:
+    """Read a finished capture again: how each of its connections ended."""
+    with open(os.dup(fd), "rb") as file:
+        file.seek(0)
+        found = closers.connections(pcapng.Reader(file))
+    closes: list[Close] = [
+        (*one.opener, *one.acceptor, round((one.first_syn_at - zero_ns) / 1e6, 3), one.end) for one in found
+    ]
+    return Captured(link, closes, packets, dropped)
 
 
 def _ran(program: Program, version: str) -> Ran:

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from netns_tw.errors import EnvironmentLacks, UsageError
 from netns_tw.kernel import netns, process, sysctl
+from netns_tw.kernel.capture import Capture, Count
 from netns_tw.kernel.link import FIRST_INDEX, LOOPBACK_INDEX, Rtnl
-from netns_tw.measure.observer import Observer
+from netns_tw.measure.observer import Observer, wait_until_settled
+from netns_tw.model import pcapng
 from netns_tw.model.topology import HttpProxy, HttpServer, Nginx, Program, Topology
 from netns_tw.programs import nginx
 from netns_tw.programs.choice import NO_NGINX
@@ -67,15 +69,21 @@ class RunningNode:
 class RunningLab:
     """A lab that is up. Leave the ``with`` block and its programs end."""
 
-    def __init__(self, topology: Topology, programs: dict[str, Program]) -> None:
+    def __init__(
+        self, topology: Topology, programs: dict[str, Program], captures: Mapping[str, int] | None = None
+    ) -> None:
+        """Describe it; *captures* are open files by the name of the link whose packets they take."""
         self.topology = topology
         self.programs = programs
         self.nodes: dict[str, RunningNode] = {}
+        self._files = captures or {}
+        self._captures: dict[str, Capture] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> RunningLab:
         try:
             self._build()
+            self._capture()
             self._start()
         except OSError as error:  # a limit of this machine, such as user.max_net_namespaces
             self._stack.close()
@@ -106,6 +114,29 @@ class RunningLab:
         observer = Observer(name)
         self._stack.callback(observer.close)
         return RunningNode(name, folder, observer)
+
+    def _capture(self) -> None:
+        """Begin to capture, before any program can send a packet."""
+        for link in self.topology.links:
+            if link.name in self._files:
+                one = Capture(link.left.node, link.left.interface, link.name, self._files[link.name], pcapng)
+                self._stack.callback(one.close)
+                self._captures[link.name] = one
+
+    def stop_captures(self) -> dict[str, Count]:
+        """End all programs, wait for their last packets, end all captures; return the packets of each link.
+
+        Raises:
+            EnvironmentLacks: a capture's file could not be written.
+            InstrumentBroken: a capture's process is gone.
+        """
+        if not self._captures:
+            return {}
+        for node in self.nodes.values():
+            if node.process:
+                process.end(node.process)
+        wait_until_settled([node.observer for node in self.nodes.values()])
+        return {name: one.stop() for name, one in self._captures.items()}
 
     def _start(self) -> None:
         """Start all programs, then wait until each listens; a port that is taken is a dead program with its log."""

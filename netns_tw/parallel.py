@@ -15,7 +15,7 @@ import selectors
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from netns_tw.job import Job, carry_out
+from netns_tw.job import Files, Job, carry_out
 from netns_tw.kernel import sandbox
 from netns_tw.model.record import End, Line, Record, Trouble, from_json, to_json
 
@@ -41,19 +41,18 @@ class Watcher:
 class _Running:
     """A job in its sandbox, and what has come of its record."""
 
-    def __init__(self, job: Job, file: int | None) -> None:
+    def __init__(self, job: Job, files: Files) -> None:
         self.job = job
         self.record = Record()
-        self._file = file
+        self._files = files
         self._rest = b""
         read, write = os.pipe()
         self.fd = read
-        keep = (write,) if self._file is None else (write, self._file)
         try:
-            self.sandbox = sandbox.start(lambda: _inside(job, keep), keep)
+            self.sandbox = sandbox.start(lambda: _inside(job, write, files), (write, *files.all))
         except BaseException:
             os.close(read)
-            self._close_file()
+            files.close()
             raise
         finally:
             os.close(write)
@@ -77,13 +76,9 @@ class _Running:
         if not self.record.is_complete and self.record.trouble is None:
             trouble = Trouble(4, f"the lab's first process ended too early, with status {status}")
             self.record.add(trouble)
-            if self._file is not None:
-                _append_after_whole_lines(self._file, to_json(trouble) + b"\n")
-        self._close_file()
-
-    def _close_file(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
+            if self._files.record is not None:
+                _append_after_whole_lines(self._files.record, to_json(trouble) + b"\n")
+        self._files.close()
 
 
 def _append_after_whole_lines(file: int, line: bytes) -> None:
@@ -95,21 +90,21 @@ def _append_after_whole_lines(file: int, line: bytes) -> None:
         os.write(file, line)
 
 
-def _inside(job: Job, fds: Sequence[int]) -> int:
+def _inside(job: Job, pipe: int, files: Files) -> int:
     """PID 1's main: carry the job out; each line goes to the record's file first, then to the command."""
-    pipe, *files = fds
+    records = [] if files.record is None else [files.record]
 
     def emit(line: Line) -> None:
         data = to_json(line) + b"\n"
         try:
-            for file in files:
+            for file in records:
                 _write(file, data)
         except OSError as error:
-            files.clear()
+            records.clear()
             os.write(2, f"netns_tw: the record of {job.experiment.path} is cut short: {error.strerror}\n".encode())
         _write(pipe, data)
 
-    carry_out(job, emit)
+    carry_out(job, emit, files.captures)
     return 0
 
 
@@ -118,13 +113,11 @@ def _write(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-OpenRecord = Callable[[Job], int | None]
-"""Opens the file of a job's record for reading and appending; None: it is not kept."""
+Open = Callable[[Job], Files]
+"""Opens what a job writes to."""
 
 
-def run(
-    jobs: Sequence[Job], at_once: int, watcher: Watcher, open_record: OpenRecord = lambda job: None
-) -> list[Record]:
+def run(jobs: Sequence[Job], at_once: int, watcher: Watcher, open_files: Open = lambda job: Files()) -> list[Record]:
     """Run all *jobs*, at most *at_once* together; return their records in the order of the jobs.
 
     Raises:
@@ -137,8 +130,8 @@ def run(
     alone = [number for number in order if jobs[number].is_tight]
     together = [number for number in order if not jobs[number].is_tight]
     for number in alone:
-        _run_batch(jobs, [number], 1, watcher, records, open_record)
-    _run_batch(jobs, together, at_once, watcher, records, open_record)
+        _run_batch(jobs, [number], 1, watcher, records, open_files)
+    _run_batch(jobs, together, at_once, watcher, records, open_files)
     return [records[number] for number in range(len(jobs))]
 
 
@@ -154,7 +147,7 @@ def _run_batch(
     at_once: int,
     watcher: Watcher,
     records: dict[int, Record],
-    open_record: OpenRecord,
+    open_files: Open,
 ) -> None:
     waiting = list(waiting)
     running: dict[int, _Running] = {}
@@ -165,7 +158,7 @@ def _run_batch(
                 while (number := _next(jobs, waiting, running, at_once, cores)) is not None:
                     waiting.remove(number)
                     with sandbox.undisturbed():
-                        running[number] = _Running(jobs[number], open_record(jobs[number]))
+                        running[number] = _Running(jobs[number], open_files(jobs[number]))
                         selector.register(running[number].fd, selectors.EVENT_READ, number)
                     watcher.started(jobs[number])
                 for key, _ in selector.select():

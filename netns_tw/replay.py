@@ -14,15 +14,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from netns_tw.errors import InstrumentBroken, Skip, near_match
 from netns_tw.kernel import process
 from netns_tw.kernel.sockdiag import TcpSocket
 from netns_tw.lab import RUN, RunningLab, RunningNode, built_in, kernel_release
+from netns_tw.measure import canary
 from netns_tw.measure.observer import wait_until_settled
 from netns_tw.measure.sampler import Sampler
 from netns_tw.model.experiment import Counter, Experiment, Step
-from netns_tw.model.record import BEFORE, Dump, End, Line, Response, Row, Sample, Snapshot, StepEnd
+from netns_tw.model.record import BEFORE, Canary, Dump, End, Line, Response, Row, Sample, Snapshot, StepEnd
 
 Emit = Callable[[Line], None]
 READ_BYTES = 1 << 16
@@ -58,6 +60,7 @@ class Replay:
             InstrumentBroken: the client ended early, or the instruments disagree.
         """
         self._check_counters()
+        self._test_instruments("before")
         self._look(BEFORE)
         for number, step in enumerate(self._experiment.steps):
             began = self._now_ms()
@@ -66,8 +69,19 @@ class Replay:
             settled = wait_until_settled([node.observer for node in self._lab.nodes.values()])
             self._look(number)
             self._emit(StepEnd(number, step.name, began, ended, settled))
+        self._test_instruments("after")
+
+    def end(self) -> End:
+        """The record's last line."""
         one = self._sampler
-        self._emit(End(self._now_ms(), round(one.cpu_ms, 3), one.count, round(one.longest_gap_ms, 3)))
+        return End(self._now_ms(), round(one.cpu_ms, 3), one.count, round(one.longest_gap_ms, 3))
+
+    def _test_instruments(self, when: Literal["before", "after"]) -> None:
+        """Let every node's instruments see a TIME_WAIT that is surely there, on ports that no step uses."""
+        for name, node in self._lab.nodes.items():
+            avoid = {port for step in self._experiment.steps for port in step.source_ports}
+            for row in canary.check(node.observer, avoid):
+                self._emit(Canary(self._now_ms(), name, when, row))
 
     def _check_counters(self) -> None:
         """A counter that this kernel does not have would count 0 for ever, and a misspelt one too."""

@@ -14,13 +14,15 @@ import fcntl
 import os
 import pwd
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
-from netns_tw.errors import EnvironmentLacks, UsageError
+from netns_tw.errors import UsageError
 
+T = TypeVar("T")
 VARIABLE = "NETNS_TW_RUNS"
 KEEP = 20
 """Runs that are kept unless ``--keep`` says otherwise."""
@@ -51,7 +53,7 @@ def _caller() -> pwd.struct_passwd | None:
 
 
 @contextmanager
-def _as_caller() -> Iterator[None]:
+def _being_the_caller() -> Iterator[None]:
     """Be the user who called sudo, for the files made in the block."""
     caller = _caller()
     if caller is None:
@@ -65,8 +67,25 @@ def _as_caller() -> Iterator[None]:
         yield
 
 
+def as_caller(make: Callable[[], T]) -> T:
+    """Call *make*, which makes a file, as the user who called sudo; as root only where he may not.
+
+    Raises:
+        OSError: nobody may.
+    """
+    try:
+        with _being_the_caller():
+            return make()
+    except PermissionError:
+        return make()
+
+
 class RunFolder:
-    """The folder of one run of the command; a context manager that holds its lock."""
+    """The folder of one run of the command; a context manager that holds its lock.
+
+    Raises:
+        UsageError: on entry, where it cannot be made or written to.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,13 +93,12 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         try:
-            with _as_caller():
-                self.path.mkdir(parents=True, exist_ok=True)
-                fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            as_caller(lambda: self.path.mkdir(parents=True, exist_ok=True))
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._stack.callback(os.close, fd)
             fcntl.flock(fd, fcntl.LOCK_SH)
         except OSError as error:
-            raise EnvironmentLacks(_cannot_keep(self.path, error)) from error
+            raise UsageError(f"{self.path}: cannot write there: {error.strerror}") from error
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -92,18 +110,13 @@ class RunFolder:
         """Make the file of one record and return its fd, for reading and appending.
 
         Raises:
-            EnvironmentLacks: it cannot be made.
+            UsageError: it cannot be made.
         """
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            with _as_caller():
-                return os.open(path, flags, 0o644)
+            return as_caller(lambda: os.open(path, flags, 0o644))
         except OSError as error:
-            raise EnvironmentLacks(_cannot_keep(path, error)) from error
-
-
-def _cannot_keep(path: Path, error: OSError) -> str:
-    return f"{path}: cannot keep a record there: {error.strerror}; choose a folder with --out DIR, or --keep 0 for none"
+            raise UsageError(f"{path}: cannot be made: {error.strerror}") from error
 
 
 def new_run() -> RunFolder:
@@ -121,7 +134,7 @@ def all_runs() -> list[Path]:
 
 def prune(keep: int) -> None:
     """Remove all runs but the last *keep*; one that is still written to, or that holds anything else, stays."""
-    with _as_caller():
+    with _being_the_caller():
         for path in all_runs()[: -keep or None]:
             _remove(path)
 

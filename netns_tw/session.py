@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netns_tw import job, parallel, runs, verdict
 from netns_tw.errors import EnvironmentLacks, UsageError
-from netns_tw.job import Job
+from netns_tw.job import Files, Job
 from netns_tw.kernel import process
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment
@@ -41,6 +42,8 @@ class Wishes:
     """Where the records go; None: a folder of their own among the kept runs."""
     keep: int = runs.KEEP
     """How many runs are kept; 0: no records."""
+    pcap: Path | None = None
+    """Where captures of all links go."""
 
 
 def replay(picked: Sequence[tuple[Lab, Experiment]], wishes: Wishes) -> list[Run]:
@@ -74,44 +77,75 @@ def replay(picked: Sequence[tuple[Lab, Experiment]], wishes: Wishes) -> list[Run
             (found[number],) = _judged(again, _records(again, replace(wishes, at_once=1), keeper), keeper)
     if wishes.out is None and wishes.keep:
         runs.prune(wishes.keep)
+    _say_where(found, wishes)
     return found
 
 
-class _Keeper:
-    """Opens a file for each job's record."""
+def _say_where(found: Sequence[Run], wishes: Wishes) -> None:
+    """Where records and captures are, on standard error."""
+    folders = {one.path.parent for one in found if one.path} | ({wishes.pcap} if wishes.pcap else set())
+    with suppress(OSError):  # nobody listens
+        for folder in sorted(folders if not wishes.is_quiet else ()):
+            what = "captures" if folder == wishes.pcap and folder != wishes.out else "records"
+            print(f"{what}: {folder}", file=sys.stderr, flush=True)
 
-    def __init__(self, jobs: Sequence[Job], folder: RunFolder | None) -> None:
-        self.folder = folder
-        names: dict[str, int] = {}
+
+class _Keeper:
+    """Opens what each job writes to: its record, and a capture for each link."""
+
+    def __init__(self, jobs: Sequence[Job], records: RunFolder | None, captures: RunFolder | None) -> None:
+        self._records, self._captures = records, captures
         self._names: dict[int, str] = {}
+        taken: dict[str, int] = {}
         for one in jobs:
             name = f"{one.experiment.lab}--{one.experiment.claim_id}"
-            names[name] = names.get(name, 0) + 1  # two labs of one name
-            self._names[id(one.experiment)] = name + (f"--lab{names[name]}" if names[name] > 1 else "")
+            taken[name] = taken.get(name, 0) + 1  # two labs of one name
+            self._names[id(one.experiment)] = name + (f"--lab{taken[name]}" if taken[name] > 1 else "")
 
-    def path(self, job: Job) -> Path | None:
-        name = self._names[id(job.experiment)] + (f"--{job.attempt}" if job.attempt > 1 else "")
-        return self.folder.path / f"{name}{runs.SUFFIX}" if self.folder else None
+    def _name(self, job: Job) -> str:
+        return self._names[id(job.experiment)] + (f"--{job.attempt}" if job.attempt > 1 else "")
 
-    def open(self, job: Job) -> int | None:
-        path = self.path(job)
-        return self.folder.open(path) if self.folder and path else None
+    def record(self, job: Job) -> Path | None:
+        """Where the job's record is kept."""
+        return self._records.path / f"{self._name(job)}{runs.SUFFIX}" if self._records else None
+
+    def captures(self, job: Job) -> dict[str, Path]:
+        """Where the packets of each link go, by its name."""
+        if self._captures is None:
+            return {}
+        found = {}
+        for link in job.topology.links:
+            plain = re.sub(r"[^\w.-]", "_", "--".join(f"{end.node}-{end.interface}" for end in link))
+            found[link.name] = self._captures.path / f"{self._name(job)}--{plain}.pcapng"
+        return found
+
+    def open(self, job: Job) -> Files:
+        """Make the files; called as the job starts."""
+        path, fds = self.record(job), {}
+        record = self._records.open(path) if self._records and path else None
+        for name, one in self.captures(job).items():
+            assert self._captures is not None
+            fds[name] = self._captures.open(one)
+        return Files(record, fds)
 
 
 def _keeper(jobs: Sequence[Job], wishes: Wishes, stack: ExitStack) -> _Keeper:
-    if wishes.out is None and not wishes.keep:
-        return _Keeper(jobs, None)
+    captures = stack.enter_context(RunFolder(wishes.pcap)) if wishes.pcap else None
+    records = None
     try:
-        folder = stack.enter_context(runs.new_run() if wishes.out is None else RunFolder(wishes.out))
-    except EnvironmentLacks as error:
+        if wishes.out is not None:
+            records = stack.enter_context(RunFolder(wishes.out))
+        elif wishes.keep:
+            records = stack.enter_context(runs.new_run())
+    except UsageError as error:
         if wishes.out is not None:
             raise
         print(f"netns_tw: no record is kept: {error}", file=sys.stderr)
-        return _Keeper(jobs, None)
-    keeper = _Keeper(jobs, folder)
-    there = [path for path in map(keeper.path, jobs) if path and path.exists()]
-    if there:
-        raise UsageError(f"{there[0]}: there is a record already; choose another --out, or remove it")
+    keeper = _Keeper(jobs, records, captures)
+    for one in jobs:
+        for path in (keeper.record(one), *keeper.captures(one).values()):
+            if path and path.exists():
+                raise UsageError(f"{path}: is there already; choose another folder, or remove it")
     return keeper
 
 
@@ -120,7 +154,7 @@ def show(found: Sequence[Run], exit_code: int, wishes: Wishes) -> None:
     if wishes.as_json:
         print(json.runs(found, exit_code))
     elif not (wishes.hold and found[0].record.is_complete):
-        _print(found, wishes.is_quiet)
+        text.show(found, wishes.is_quiet)
 
 
 def _check_programs(client: str | None, servers: str | None) -> None:
@@ -138,7 +172,7 @@ def _judged(jobs: Sequence[Job], records: Iterable[Record], keeper: _Keeper) -> 
             one.topology,
             record,
             verdict.judge(record, one.experiment, one.topology),
-            keeper.path(one),
+            keeper.record(one),
         )
         for one, record in zip(jobs, records, strict=True)
     ]
@@ -161,7 +195,7 @@ class _Holder(Watcher):
 
     def held(self, job: Job, record: Record, init: int) -> None:
         (one,) = _judged([job], [record], self._keeper)
-        _print([one], is_quiet=False)
+        text.show([one])
         # not the first on PATH: the nsenter package from PyPI installs a command of that name too
         nsenter = shutil.which("nsenter", path=os.defpath) or "/usr/bin/nsenter"
         enter = f"sudo {nsenter}" if os.geteuid() == 0 else f"{nsenter} -U --preserve-credentials"
@@ -171,14 +205,3 @@ class _Holder(Watcher):
         print(f"The lab is up. Look inside from another terminal:\n  {command}\nEnter ends it.", file=sys.stderr)
         sys.stderr.flush()
         select.select([sys.stdin], [], [])
-
-
-def _print(found: Sequence[Run], is_quiet: bool) -> None:
-    out = text.console(sys.stdout)
-    if not is_quiet:
-        for one in found:
-            out.print(text.run(one))
-    if not is_quiet and len(found) == 1:
-        out.print(text.versions(found))
-    else:
-        out.print(text.summary(found))

@@ -108,6 +108,10 @@ def _lacking(record: Record, experiment: Experiment, topology: Topology) -> str:
         for node in topology.nodes:
             if (number, node) not in record.snapshots:
                 return f"the record holds no snapshot of node {node} after step number {number}"
+    for node in topology.nodes:
+        tested = {one.when for one in record.canaries if one.node == node}
+        if tested != {"before", "after"}:
+            return f"the record does not show that the instruments of node {node} were tested, before and after"
     return ""
 
 

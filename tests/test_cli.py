@@ -14,7 +14,7 @@ from conftest import ROOT, netns_tw
 
 from netns_tw import __version__
 
-COMMANDS = ("topology", "replay", "list", "show", "validate")
+COMMANDS = ("topology", "replay", "list", "show", "validate", "budget", "report", "diff")
 SLOW = {"pyroute2", "asyncio", "rich", "nsenter"}
 
 

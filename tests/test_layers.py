@@ -43,6 +43,7 @@ ALLOWED = {
     "netns_tw.parallel": PARALLEL,
     "netns_tw.runs": UNDER_ALL,
     "netns_tw.report": REPORT,
+    "netns_tw.report.saved": (*REPORT, "netns_tw.runs"),
     "netns_tw.report.progress": (*REPORT, "netns_tw.job", "netns_tw.parallel"),
     "netns_tw.session": SESSION,
     "netns_tw.commands": COMMANDS,
@@ -55,7 +56,9 @@ FOREIGN = {
     "nsenter": {"netns_tw.kernel.netns"},
     "h11": set(PROGRAMS),
     "msgspec": {"netns_tw.model.record"},
-    "rich": {"netns_tw.report.budget", "netns_tw.report.text", "netns_tw.report.progress"},
+    "jinja2": {"netns_tw.report.html"},
+    "pygal": {"netns_tw.report.charts"},
+    "rich": {"netns_tw.report.budget", "netns_tw.report.diff", "netns_tw.report.text", "netns_tw.report.progress"},
 }
 """Who may import what is neither ours nor Python's."""
 MAY_SLEEP = {"netns_tw.wait", "netns_tw.programs.client"}

@@ -15,7 +15,7 @@ from rich.console import RenderableType
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment, Log
 from netns_tw.model.labs import Lab
-from netns_tw.model.record import Built, End, Header, Line, Ran, Record, Response, Snapshot, StepEnd, Trouble
+from netns_tw.model.record import Built, Canary, End, Header, Line, Ran, Record, Response, Snapshot, StepEnd, Trouble
 from netns_tw.report import diagram, text
 from netns_tw.report import json as json_report
 from netns_tw.report.run import Run
@@ -40,6 +40,8 @@ def lines_of(lab: Lab, experiment: Experiment, log: str, notes: list[str]) -> It
     yield Header(lab.name, experiment.claim_id, "Linux 6.18.5", versions, labs.files_of(lab.topology, experiment))
     yield Built(0.0, sysctls, programs, notes)
     for name in nodes:
+        yield Canary(0.0, name, "before", ("time-wait", "127.0.0.1", 65535, "127.0.0.1", 65534, 60000))
+        yield Canary(0.0, name, "after", ("time-wait", "127.0.0.1", 65535, "127.0.0.1", 65534, 60000))
         yield Snapshot(-1, 0.0, name, [], {}, 0, [])
     for number, step in enumerate(experiment.steps):
         for index in range(step.requests):

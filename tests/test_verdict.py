@@ -20,7 +20,7 @@ from netns_tw.model.experiment import (
     Subject,
     Value,
 )
-from netns_tw.model.record import End, Record, Response, Row, Snapshot, StepEnd, Trouble
+from netns_tw.model.record import Canary, End, Record, Response, Row, Snapshot, StepEnd, Trouble
 from netns_tw.model.topology import Endpoint, Link, Node, Topology
 from netns_tw.verdict import Judgement, judge
 
@@ -44,6 +44,9 @@ def response(step: int, index: int, status: int | None, errno: str | None = None
 def record() -> Record:
     """Two steps: 200, 404, 502; then EADDRNOTAVAIL and 200, in the wrong order, as parallel workers answer."""
     found = Record()
+    for node in ("client", "server"):
+        found.add(Canary(0.0, node, "before", IPV6))
+        found.add(Canary(1400.0, node, "after", IPV6))
     for one in (
         Snapshot(-1, 0.0, "client", [], {"TcpExtTW": 5}, 0, ["before 99"]),
         Snapshot(-1, 0.0, "server", [], {}, 0, []),
@@ -175,6 +178,15 @@ def test_a_record_that_is_cut_short_is_broken() -> None:
     found = record()
     found.end = None
     assert judge(found, experiment(), LAB) == Judgement("broken", [], "the record is cut short", 4)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_record_without_its_instrument_tests_is_broken(when: str) -> None:
+    """No verdict rests on instruments that nobody tested, in any node, before and after."""
+    found = record()
+    found.canaries = [one for one in found.canaries if (one.node, one.when) != ("server", when)]
+    reason = "the record does not show that the instruments of node server were tested, before and after"
+    assert judge(found, experiment(), LAB) == Judgement("broken", [], reason, 4)
 
 
 def test_a_record_without_a_step_or_a_snapshot_is_broken() -> None:

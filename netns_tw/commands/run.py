@@ -9,6 +9,7 @@ from pathlib import Path
 from netns_tw import runs
 from netns_tw.commands import Add
 from netns_tw.commands.labs import list_labs
+from netns_tw.commands.report import add_outputs, check_outputs, write_reports
 from netns_tw.commands.streams import hush
 from netns_tw.errors import UsageError
 from netns_tw.model import labs
@@ -36,6 +37,7 @@ def declare(add: Add) -> None:
     replay.add_argument("names", nargs="*", metavar="LAB[/CLAIM]", help="labs or single claims")
     for one in (topology, replay):
         _add_options_of_a_run(one)
+        add_outputs(one)
 
 
 def _add_options_of_a_run(command: argparse.ArgumentParser) -> None:
@@ -52,6 +54,9 @@ def _add_options_of_a_run(command: argparse.ArgumentParser) -> None:
         type=_count,
         metavar="N",
         help=f"keep the records of the last N runs, 0 for none (default: {runs.KEEP})",
+    )
+    command.add_argument(
+        "--pcap", type=Path, metavar="DIR", help="capture every link, all its packets, into a pcapng file in DIR"
     )
     command.add_argument("-q", "--quiet", action="store_true", help="the summary only, no progress")
 
@@ -77,6 +82,8 @@ def _topology(given: argparse.Namespace) -> int:
         raise UsageError(
             "--hold keeps one experiment's lab up and shows text: name it with --only CLAIM, without --json"
         )
+    if given.hold and given.pcap:
+        raise UsageError("a capture ends with its lab, and --hold keeps it up: use --hold or --pcap")
     lab = labs.read_lab(labs.folder_of(given.lab))
     picked = [labs.pick(lab, given.only)] if given.only else list(lab.experiments.values())
     return _run(given, [(lab, one) for one in picked], hold=given.hold)
@@ -89,23 +96,22 @@ def _replay(given: argparse.Namespace) -> int:
 def _run(given: argparse.Namespace, picked: list[tuple[labs.Lab, Experiment]], hold: bool) -> int:
     if not picked:
         raise UsageError("there is no experiment to replay: a lab's are its files experiments/*.toml")
+    is_text = check_outputs(given)
+    if hold and not is_text:
+        raise UsageError("--hold shows text while the lab is up; write other reports later: netns_tw report")
     from netns_tw import session, verdict
 
+    keep = runs.KEEP if given.keep is None else given.keep
     wishes = session.Wishes(
-        given.client,
-        given.server,
-        given.j,
-        given.quiet,
-        given.json,
-        hold,
-        given.out,
-        runs.KEEP if given.keep is None else given.keep,
+        given.client, given.server, given.j, given.quiet, not is_text, hold, given.out, keep, given.pcap
     )
     found = session.replay(picked, wishes)
     code = verdict.exit_code([one.judgement for one in found])
     try:
-        session.show(found, code, wishes)
+        if is_text or given.json:
+            session.show(found, code, wishes)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough; the verdict stands
         hush()
+    write_reports(found, given.junit, given.html, given.ktap)
     return code

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from urllib.parse import urlsplit
 
 from netns_tw.evidence.closers import Closes, closes
 from netns_tw.evidence.portmap import PortMap, port_maps
 from netns_tw.evidence.refused import Refused, refusals
+from netns_tw.evidence.traffic import destination
 from netns_tw.model.experiment import Experiment
-from netns_tw.model.record import BEFORE, Record
+from netns_tw.model.ports import Bounds
+from netns_tw.model.record import BEFORE, Record, Row
 from netns_tw.model.topology import Topology
 
 REUSE = "net.ipv4.tcp_tw_reuse"
@@ -64,7 +66,7 @@ class Case:
         """Requests that succeeded over connections that *opener* opened: its own, or those it passed on."""
         found = 0
         for number, step in enumerate(self.experiment.steps):
-            if opener in (step.node, self.topology.owner_of(str(urlsplit(step.url).hostname))):
+            if opener in (step.node, self.topology.owner_of(destination(step.url).address)):
                 found += sum(one.ok for one in self.record.responses_of(number))
         return found
 
@@ -74,11 +76,11 @@ class Case:
         return max(self.record.steps, default=BEFORE)
 
     def grew(self, node: str, *counters: str) -> int:
-        """How much the sum of some counters of *node* grew over the whole run."""
+        """How much the sum of some counters of *node* grew over the whole run; a counter never falls."""
         before, after = self.record.snapshots.get((BEFORE, node)), self.record.snapshots.get((self.last_step, node))
         if before is None or after is None:
             return 0
-        return sum(after.counters.get(name, 0) - before.counters.get(name, 0) for name in counters)
+        return sum(max(after.counters.get(name, 0) - before.counters.get(name, 0), 0) for name in counters)
 
     def sysctl(self, node: str, name: str) -> int | None:
         """An effective sysctl of *node* as a number; None where it is unknown."""
@@ -94,14 +96,23 @@ class Case:
         """The node that *remote*, ``ADDRESS:PORT``, belongs to; empty if none does."""
         return self.topology.owner_of(remote.rpartition(":")[0].strip("[]")) or ""
 
-    def count(self, node: str, state: str) -> int:
-        """Sockets of *node* in *state* at the end of the run."""
-        snapshot = self.record.snapshots.get((self.last_step, node))
-        return sum(row[0] == state for row in snapshot.sockets) if snapshot else 0
+    def rows(self, node: str, step: int, *states: str) -> list[Row]:
+        """Sockets of *node* in one of some *states* after *step*."""
+        snapshot = self.record.snapshots.get((step, node))
+        return [row for row in snapshot.sockets if row[0] in states] if snapshot else []
+
+    def port_map(self, node: str, remote: str) -> PortMap | None:
+        """The ports of *node* towards *remote*."""
+        return next((one for one in self.port_maps if (one.node, one.remote) == (node, remote)), None)
 
     def log(self, node: str, text: str) -> int:
         """Lines of *node*'s log that hold *text*."""
         return sum(text in line for (_, name), one in self.record.snapshots.items() if name == node for line in one.log)
+
+
+def total(found: Iterable[Bounds]) -> Bounds:
+    """The sum of some counts that may be bounds."""
+    return sum(found, Bounds.exactly(0))
 
 
 def plural(number: int, noun: str) -> str:

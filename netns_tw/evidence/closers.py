@@ -5,26 +5,19 @@ ends do (CLOSING). So with a and b the entries into TIME_WAIT of a flow's two en
 
     a + b = connections that ended with FIN + simultaneous closes
 
-Entries are counted, not only seen. ``TcpExtTW`` grows by one as a socket enters (tcp_time_wait, also for an orphan in
-FIN_WAIT2, which enters once), ``TcpExtTCPTimeWaitOverflow`` where tcp_max_tw_buckets forbade the entry. A node that
-only opens, or only accepts from one peer, thus has its count exactly. A node with both roles (an LB) has one counter
-for both; but of its outgoing side every entry is either still there, or was replaced by its own connect(), which
-``TcpExtTWRecycled`` counts, or has expired. What its own side does not explain, the accepting side did, whose entries
-may be gone without a trace: a new SYN replaces them and no counter says so.
+Entries are counted, not only seen; evidence/counting.py says how, and what is left open where one node has several
+flows, such as an LB with one counter for both its sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from netns_tw.evidence.traffic import ABORTS, OPEN, Flow, StepEvidence
+from netns_tw.evidence.counting import Ends, counted
+from netns_tw.evidence.traffic import OPEN, Flow, StepEvidence
 from netns_tw.model.ports import Bounds
-from netns_tw.model.record import Captured, Record
+from netns_tw.model.record import BEFORE, Captured, Close, Record
 from netns_tw.model.topology import Topology
-
-_ENTRIES = ("TcpExtTW", "TcpExtTCPTimeWaitOverflow")
-_TIME_WAIT = frozenset(("time-wait",))
 
 
 @dataclass(frozen=True)
@@ -61,113 +54,52 @@ def closes(record: Record, topology: Topology, step: int) -> list[Closes]:
         evidence = StepEvidence(record, topology, step)
     except KeyError:
         return []
-    flows = evidence.flows()
     found = []
-    for flow in flows:
-        capture = next((one for one in record.captured if one.link == flow.name and not one.dropped), None)
-        counted = _counted(evidence, flows, flow, step)
-        found.append(_captured(record, capture, counted) if capture else counted)
-    return found
+    for flow, ends in counted(evidence).items():
+        one = Closes(
+            step, flow.name, flow.opener, flow.acceptor, ends.opened, ends.by_opener, ends.by_acceptor,
+            ends.simultaneous, ends.reset, ends.open, _proof(evidence, ends, flow),
+        )  # fmt: skip
+        capture = next((each for each in record.captured if each.link == flow.name and not each.dropped), None)
+        found.append(_captured(record, topology, capture, one) if capture else one)
+    return [one for one in found if one.opened or one.open or one.by_opener.most or one.by_acceptor.most]
 
 
-def _counted(evidence: StepEvidence, flows: Sequence[Flow], flow: Flow, step: int) -> Closes:
-    opener, acceptor = flow.opener, flow.acceptor
-    opened = _opened(evidence, flows, flow)
-    ended, still_open = _ended(evidence, flow, opened)
-    by_opener = _by_opener(evidence, flows, flow)
-    by_acceptor = _by_acceptor(evidence, flows, flow, ended, by_opener)
-    aborts = evidence.grew(opener, *ABORTS) + evidence.grew(acceptor, *ABORTS)
-    surplus = by_opener + by_acceptor - Bounds.exactly(ended)
-    both = surplus.not_below(0)
-    reset = (Bounds.exactly(0) - surplus).not_below(0)
-    if aborts:  # a reset and a simultaneous close hide each other in the sum
-        both = Bounds(both.least, min(both.most + aborts, ended))
-        reset = Bounds(reset.least, min(reset.most + aborts, ended))
-    return Closes(
-        step, flow.name, opener, acceptor, opened, by_opener, by_acceptor, both, reset, still_open,
-        _proof(evidence, opener, acceptor),
-    )  # fmt: skip
-
-
-def _opened(evidence: StepEvidence, flows: Sequence[Flow], flow: Flow) -> int:
-    """Connections that were opened: by the opener's count, or the acceptor's where the opener has several peers."""
-    opened = evidence.grew(flow.opener, "TcpActiveOpens") - evidence.grew(flow.opener, "TcpAttemptFails")
-    if sum(one.opener == flow.opener for one in flows) == 1:
-        return max(opened, 0)
-    return min(max(opened, 0), evidence.grew(flow.acceptor, "TcpPassiveOpens"))
-
-
-def _ended(evidence: StepEvidence, flow: Flow, opened: int) -> tuple[int, int]:
-    """How many connections ended in this step, and how many are still open."""
-    there = flow.addresses(flow.acceptor)
-    before, after = (
-        len(evidence.rows(one[flow.opener], there, None, OPEN)) for one in (evidence.before, evidence.after)
-    )
-    return max(opened + before - after, 0), after
-
-
-def _by_opener(evidence: StepEvidence, flows: Sequence[Flow], flow: Flow) -> Bounds:
-    node = flow.opener
-    entries = evidence.grew(node, *_ENTRIES)
-    peers = sum(one.opener == node for one in flows)
-    if peers == 1 and not any(one.acceptor == node for one in flows):
-        return Bounds.exactly(entries)
-    there = flow.addresses(flow.acceptor)
-    before, after = (evidence.rows(one[node], there, None, _TIME_WAIT) for one in (evidence.before, evidence.after))
-    recycled = evidence.grew(node, "TcpExtTWRecycled")
-    overflow = evidence.grew(node, "TcpExtTCPTimeWaitOverflow")
-    lasted = evidence.lasted_ms(node)
-    expired = sum(row[5] <= lasted for row in before)
-    seen = len(after) - len(before)
-    unsure = overflow + (expired if peers == 1 else expired + recycled)
-    if lasted >= 60_000:  # some may have come and gone
-        unsure = entries
-    least = max(seen + (recycled if peers == 1 else 0), 0)
-    return Bounds(min(least, entries), min(least + unsure, entries))
-
-
-def _by_acceptor(evidence: StepEvidence, flows: Sequence[Flow], flow: Flow, ended: int, by_opener: Bounds) -> Bounds:
-    node = flow.acceptor
-    total = Bounds.exactly(evidence.grew(node, *_ENTRIES))
-    for one in flows:
-        if one.opener == node:
-            total = total - _by_opener(evidence, flows, one)
-    total = total.not_below(0)
-    others = [one for one in flows if one.acceptor == node and one != flow]
-    if not others:
-        return total
-    least = max(ended - by_opener.most - evidence.grew(flow.opener, *ABORTS), 0)
-    taken = sum(_least_by_acceptor(evidence, flows, one) for one in others)
-    return Bounds(min(least, total.most), max(min(total.most - taken, ended), min(least, total.most)))
-
-
-def _least_by_acceptor(evidence: StepEvidence, flows: Sequence[Flow], flow: Flow) -> int:
-    ended, _ = _ended(evidence, flow, _opened(evidence, flows, flow))
-    most = _by_opener(evidence, flows, flow).most
-    return max(ended - most - evidence.grew(flow.opener, *ABORTS), 0)
-
-
-def _proof(evidence: StepEvidence, opener: str, acceptor: str) -> str:
+def _proof(evidence: StepEvidence, ends: Ends, flow: Flow) -> str:
     words = []
-    for node in (opener, acceptor):
-        for short in ("TW", "TWRecycled", "TCPTimeWaitOverflow"):
+    for node in (flow.opener, flow.acceptor):
+        for short in ("TW", "TWKilled", "TWRecycled", "TCPTimeWaitOverflow"):
             number = evidence.grew(node, f"TcpExt{short}")
             if number or short == "TW":
                 words.append(f"{short} +{number} on {node}")
     return ", ".join(words)
 
 
-def _captured(record: Record, capture: Captured, counted: Closes) -> Closes:
-    """The same flow by its capture: the connections whose SYN lies in the step."""
-    begin = record.steps[counted.step].began_ms if counted.step else float("-inf")
-    following = record.steps.get(counted.step + 1)
-    end = following.began_ms if following else float("inf")
-    hows = [how for *_, at, how in capture.closes if begin <= at < end]
-    both = hows.count("both")
+def _captured(record: Record, topology: Topology, capture: Captured, of: Closes) -> Closes:
+    """The same flow by its capture: the connections whose SYN lies in the step, and those that it found open."""
+    last = max(of.step - 1, BEFORE)
+    begin, end = (record.snapshots[number, of.opener].at_ms for number in (last, of.step))
+    mine = [
+        one for one in capture.closes
+        if one[4] < end
+        and topology.owner_of(one[2]) == of.acceptor
+        and topology.owner_of(one[0]) in (of.opener, None)  # None: a router put an address of its own
+    ]  # fmt: skip
+    was_open = _open(record, last, of.opener, mine, begin)
+    is_open = _open(record, of.step, of.opener, mine, end)
+    found = [one for one in mine if one[4] >= begin or one in was_open]
+    hows = [one[5] for one in found if one not in is_open]
+    both = Bounds.exactly(hows.count("simultaneous"))
     tally = {how: Bounds.exactly(hows.count(how)) for how in ("opener", "acceptor", "reset")}
     return Closes(
-        counted.step, counted.link, counted.opener, counted.acceptor, len(hows) - hows.count("refused"),
-        tally["opener"] + Bounds.exactly(both), tally["acceptor"] + Bounds.exactly(both), Bounds.exactly(both),
-        tally["reset"], hows.count("open"),
-        f"the order of FINs in a capture of {capture.packets} packets, none dropped; {counted.proof}", "capture",
+        of.step, of.link, of.opener, of.acceptor, sum(one[4] >= begin and one[5] != "unopened" for one in found),
+        tally["opener"] + both, tally["acceptor"] + both, both, tally["reset"], len(is_open) + hows.count("open"),
+        f"the order of FINs in a capture of {capture.packets} packets, none dropped; {of.proof}", "capture",
     )  # fmt: skip
+
+
+def _open(record: Record, step: int, opener: str, found: list[Close], end: float) -> set[Close]:
+    """The captured connections that were open after *step*: of each open socket's 4-tuple the last one before *end*."""
+    rows = record.snapshots[step, opener].sockets
+    tuples = {row[1:5] for row in rows if row[0] in OPEN}
+    return set({one[:4]: one for one in found if one[4] < end and one[:4] in tuples}.values())

@@ -2,29 +2,45 @@
 
 A TIME_WAIT that was seen once is known from its first moment: its timer was set to 60 s as it began
 (inet_twsk_schedule, TCP_TIMEWAIT_LEN) and says what is left, to a jiffy (4 ms at HZ=250, 10 at HZ=100). A timer of the
-same 4-tuple that ends later than it did is another TIME_WAIT: the port was used again. A connection between two dumps
-is not seen; the TIME_WAIT that it leaves behind is. The client's own responses name their local port, and fill gaps.
+same 4-tuple that ends later than it did is another TIME_WAIT: the port was used again (or a late FIN of the peer set
+it anew). A connection between two dumps is not seen; the TIME_WAIT that it leaves behind is. The client's own responses
+name their local port, and fill gaps. What one look shows and the next one does not was over by then, a TIME_WAIT too:
+connect() took it over, or a RST ended it.
+
+On a busy machine a look is stamped long before or after it is taken, and timers seem to end earlier or later. So what
+cannot be is not believed: a TIME_WAIT began after the last request on its port before it was seen, and it is taken over
+only where ``TcpExtTWRecycled`` counts it.
+
+A port's intervals do not overlap: where a node has several addresses, a port is drawn by the first of them seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
+from math import inf
 
-from netns_tw.evidence.traffic import OPEN, TIME_WAIT_MS
-from netns_tw.model import budget
+from netns_tw.evidence.traffic import (
+    CLOCK_MS,
+    ESTABLISHED,
+    LISTENING,
+    OPEN,
+    RECYCLED,
+    TIME_WAIT,
+    TIME_WAIT_MS,
+    destination,
+)  # fmt: skip
 from netns_tw.model.experiment import Experiment
+from netns_tw.model.ports import parse_ports, usable_ports
 from netns_tw.model.record import Record, Row
 from netns_tw.model.topology import DEFAULT_PORT_RANGE, PORT_RANGE, RESERVED_PORTS, Listen, Topology
 
 WIDEST = 4096
 """Of a range up to this width every port is listed, of a wider one only those that were used."""
-JITTER_MS = 100.0
-"""Two timers that end within this time are one: readings of a jiffy's clock, a moment after the dump's own."""
 JIFFY_MS = 12.0
 """What a timer's reading may be off by."""
-TIME_WAIT, ESTABLISHED = "time-wait", "established"
+USED_AT = ("send", "recv")
+"""Calls of a client that had a connection, so a port, when they failed."""
 
 
 @dataclass(frozen=True)
@@ -51,140 +67,189 @@ class PortMap:
     unusable: frozenset[int]
     """Reserved, listened on, or lost for certain to the parity rule."""
 
+    ended_ms: float = inf
+    """The last look; what was seen there goes on."""
+
     def busy(self, at_ms: float) -> dict[int, Interval]:
         """The ports in use at a moment, with what holds them."""
         found = {}
         for port, intervals in self.ports.items():
             for one in intervals:
-                if one.from_ms <= at_ms < one.to_ms:
+                if one.from_ms <= at_ms and (at_ms < one.to_ms or self.ended_ms <= one.to_ms):
                     found[port] = one
         return found
+
+    def is_usable(self, port: int) -> bool:
+        """Whether connect() may ever choose *port*."""
+        return self.low <= port <= self.high and port not in self.unusable
 
     @property
     def usable(self) -> int:
         """The ports of the range that connect() can find at all, at most."""
-        return self.high - self.low + 1 - len(self.unusable)
+        return usable_ports(self.low, self.high, self.unusable).most
 
     @property
     def usable_least(self) -> int:
-        """The ports that connect() finds in any case: an odd range may hide one of them (see model/budget.py)."""
-        width = self.high - self.low + 1
-        return max(self.usable - 1, 0) if width > 3 and width % 2 else self.usable
+        """The ports that connect() finds in any case: an odd range may hide one of them (see model/ports.py)."""
+        return usable_ports(self.low, self.high, self.unusable).least
 
 
 def port_maps(record: Record, experiment: Experiment, topology: Topology) -> list[PortMap]:
     """The ports of every node that opened connections, by remote; empty of a record without a look at sockets."""
     found = []
     for node in topology.nodes:
-        seen = _seen(record, node)
-        listening = {row[2] for _, rows in seen for row in rows if row[0] == "listening"}
+        looks = _looks(record, node)
+        listening = {row[2] for _, rows in looks for row in rows if row[0] == LISTENING}
+        asked = _asked(record, experiment, node)
+        rows_of: dict[tuple[str, int], _Seen] = {remote: {} for remote in asked}
         ours = {str(one.ip) for link in topology.links for end in link if end.node == node for one in end.addresses}
-        remotes: dict[tuple[str, int], list[tuple[float, Row]]] = {}
-        for at, rows in seen:
+        for number, (_, rows) in enumerate(looks):
             for row in rows:
-                if row[0] != "listening" and row[2] not in listening and row[3] not in ours:
-                    remotes.setdefault((row[3], row[4]), []).append((at, row))
-        for step in experiment.steps:  # a port that is free again at every look was used all the same
-            if step.node == node and any(one.local_port for one in record.responses):
-                url = urlsplit(step.url)
-                remotes.setdefault((str(url.hostname), url.port or 80), [])
-        ends = max((at for at, _ in seen), default=0.0)
-        for (address, port), rows_of in sorted(remotes.items()):
-            remote = Listen(address, port)
-            requests = _requests(record, experiment, node, remote)
-            ports = _ports(rows_of, requests, ends)
+                if row[0] != LISTENING and row[2] not in listening and row[3] not in ours:
+                    rows_of.setdefault((row[3], row[4]), {}).setdefault(row[2], {}).setdefault(number, row)
+        times, recycles = [at for at, _ in looks], _recycles(record, node)
+        for remote, seen in sorted(rows_of.items()):
+            ports = _ports(seen, asked.get(remote, {}), times, recycles)
             low, high, unusable = _range(topology, node, listening)
             for one in range(low, high + 1) if high - low < WIDEST else ():
                 ports.setdefault(one, [])
-            found.append(PortMap(node, str(remote), low, high, dict(sorted(ports.items())), unusable))
+            ended = round(max(times, default=0.0), 3)
+            found.append(PortMap(node, str(Listen(*remote)), low, high, dict(sorted(ports.items())), unusable, ended))
     return found
 
 
-def _seen(record: Record, node: str) -> list[tuple[float, list[Row]]]:
+_Seen = dict[int, dict[int, Row]]
+"""What each port's looks showed: by port, by number of the look."""
+_Asked = dict[int, list["_Request"]]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One request of the node's own client, on a port; when it is over the connection is, if it is not kept."""
+
+    from_ms: float
+    to_ms: float
+    is_kept: bool
+
+
+def _looks(record: Record, node: str) -> list[tuple[float, list[Row]]]:
     """Every look at a node's sockets, in order of time."""
     looks = [(one.at_ms, one.sockets) for one in record.dumps if one.node == node]
     looks += [(one.at_ms, one.sockets) for (_, name), one in record.snapshots.items() if name == node]
     return sorted(looks, key=lambda look: look[0])
 
 
+def _recycles(record: Record, node: str) -> bool:
+    """Whether *node* ever took a TIME_WAIT over."""
+    found = [one.counters.get(RECYCLED, 0) for (_, name), one in record.snapshots.items() if name == node]
+    found += [one.counters.get(RECYCLED, 0) for one in record.samples if one.node == node]
+    return len(set(found)) > 1
+
+
 def _range(topology: Topology, node: str, listening: set[int]) -> tuple[int, int, frozenset[int]]:
     sysctls = topology.nodes[node].sysctls
     low, high = (int(word) for word in sysctls.get(PORT_RANGE, DEFAULT_PORT_RANGE).split())
-    taken = listening | budget.parse_ports(sysctls.get(RESERVED_PORTS, ""))
+    taken = listening | parse_ports(sysctls.get(RESERVED_PORTS, ""))
     if high - low == 2:  # the third port of three is never found
         taken = taken | {high}
     return low, high, frozenset(port for port in taken if low <= port <= high)
 
 
-def _requests(record: Record, experiment: Experiment, node: str, remote: Listen) -> dict[int, list[Interval]]:
-    """The requests that *node*'s own client sent to *remote*, by local port."""
-    steps = set()
+def _asked(record: Record, experiment: Experiment, node: str) -> dict[tuple[str, int], _Asked]:
+    """The requests of *node*'s own client that had a connection, by remote and local port."""
+    found: dict[tuple[str, int], _Asked] = {}
+    remotes = {}
     for number, step in enumerate(experiment.steps):
-        url = urlsplit(step.url)
-        if step.node == node and url.hostname == remote.address and (url.port or 80) == remote.port:
-            steps.add(number)
-    found: dict[int, list[Interval]] = {}
+        if step.node == node:
+            to = destination(step.url)
+            remotes[number] = (to.address, to.port), step.keep_alive
     for one in sorted(record.responses, key=lambda response: response.at_ms):
-        if one.step in steps and one.local_port and one.status is not None:
-            found.setdefault(one.local_port, []).append(Interval(one.at_ms, one.at_ms + one.took_ms, ESTABLISHED))
+        if one.step in remotes and one.local_port:
+            remote, is_kept = remotes[one.step]
+            requests = found.setdefault(remote, {})
+            if one.status is not None or one.call in USED_AT:
+                request = _Request(one.at_ms, one.at_ms + one.took_ms, is_kept)
+                requests.setdefault(one.local_port, []).append(request)
     return found
 
 
-def _ports(
-    rows: Iterable[tuple[float, Row]], requests: Mapping[int, list[Interval]], ends: float
-) -> dict[int, list[Interval]]:
-    by_port: dict[int, list[tuple[float, Row]]] = {port: [] for port in requests}
-    for at, row in rows:
-        by_port.setdefault(row[2], []).append((at, row))
+def _ports(seen: _Seen, asked: _Asked, times: Sequence[float], recycles: bool) -> dict[int, list[Interval]]:
     found = {}
-    for port, looks in by_port.items():
-        asked = requests.get(port, [])
-        seen: list[Interval] = []
-        for one in _intervals(looks, ends):
-            seen.append(_snapped(one, asked, seen[-1].to_ms if seen else 0.0))
-        lasting = [one for one in seen if one.state in OPEN]
-        seen += [one for one in asked if not any(_overlap(one, each) for each in lasting)]
-        found[port] = _marked(sorted(seen, key=lambda one: (one.from_ms, one.to_ms)))
+    for port in {**seen, **asked}:
+        requests = asked.get(port, [])
+        intervals: list[Interval] = []
+        for one, seen_ms in _intervals(seen.get(port, {}), times, recycles):
+            intervals.append(_snapped(one, seen_ms, requests, intervals[-1].to_ms if intervals else -inf))
+        in_order = sorted(_filled(intervals, requests), key=lambda one: (one.from_ms, one.to_ms))
+        found[port] = _marked(in_order, recycles)
     return found
 
 
-def _overlap(one: Interval, other: Interval) -> bool:
+def _filled(intervals: list[Interval], requests: Sequence[_Request]) -> Iterator[Interval]:
+    """Intervals that were seen, and the client's requests; of two that tell of one connection, the one that knows more.
+
+    A connection that is kept lasts longer than its requests, and looks show how long; of any other a look shows one
+    moment, and the request both its ends.
+    """
+    lasting = [one for one in intervals if one.state in OPEN]
+    kept = [one for one in requests if one.is_kept and any(_overlap(one, each) for each in lasting)]
+    single = [one for one in requests if not one.is_kept]
+    yield from (one for one in intervals if one.state not in OPEN or not any(_overlap(each, one) for each in single))
+    yield from (Interval(one.from_ms, one.to_ms, ESTABLISHED) for one in requests if one not in kept)
+
+
+def _overlap(one: _Request, other: Interval) -> bool:
     return one.from_ms <= other.to_ms and other.from_ms <= one.to_ms
 
 
-def _intervals(looks: list[tuple[float, Row]], ends: float) -> Iterator[Interval]:
-    """One port's states, from its rows in order of time."""
+def _intervals(looks: Mapping[int, Row], times: Sequence[float], recycles: bool) -> Iterator[tuple[Interval, float]]:
+    """One port's states and when each was seen first, from the looks that showed it; *times* are those of all looks."""
     last: Interval | None = None
-    for at, row in looks:
-        state = row[0]
+    number, first = -1, 0.0
+    for number_now, row in looks.items():
+        at, state = times[number_now], row[0]
         began, to = (at + row[5] - TIME_WAIT_MS, at + row[5]) if state == TIME_WAIT else (at, at)
-        if last and last.state == state and (state != TIME_WAIT or abs(last.to_ms - to) <= JITTER_MS):
-            last = last if state == TIME_WAIT else replace(last, to_ms=at)
-            continue
-        if last:  # it lasted until this one began, at most
-            limit = began if last.state == TIME_WAIT or state == TIME_WAIT else at
-            yield replace(last, to_ms=max(last.from_ms, min(last.to_ms, limit) if last.state == TIME_WAIT else limit))
-        last = Interval(began, to, state)
+        if last:
+            gone = times[number + 1]  # the first look after it, if that one did not show it
+            is_later = to - last.to_ms > CLOCK_MS and (recycles or last.to_ms < at)
+            is_same = last.state == state and not (state == TIME_WAIT and is_later)
+            if is_same and number_now == number + 1:
+                if state != TIME_WAIT:
+                    last = replace(last, to_ms=at)
+                number = number_now
+                continue
+            limit = min(gone, began if TIME_WAIT in (last.state, state) else at)
+            yield _until(last, limit), first
+        last, number, first = Interval(began, to, state), number_now, at
     if last:
-        yield replace(last, to_ms=min(last.to_ms, ends))
+        yield _until(last, times[number + 1] if number + 1 < len(times) else times[-1]), first
 
 
-def _snapped(one: Interval, requests: Sequence[Interval], not_before: float) -> Interval:
+def _until(one: Interval, limit: float) -> Interval:
+    """An interval that lasted until *limit*, or as long as its timer ran."""
+    return replace(one, to_ms=max(one.from_ms, min(one.to_ms, limit) if one.state == TIME_WAIT else limit))
+
+
+def _snapped(one: Interval, seen_ms: float, requests: Sequence[_Request], not_before: float) -> Interval:
     """A TIME_WAIT begins as the request before it ends; the request's clock is finer than the timer's."""
-    near = [each.to_ms for each in requests if abs(each.to_ms - one.from_ms) <= JIFFY_MS and each.to_ms >= not_before]
-    if one.state != TIME_WAIT or not near:
+    ends = [each.to_ms for each in requests if each.to_ms >= not_before]
+    if one.state != TIME_WAIT or not ends:
         return one
-    return replace(one, from_ms=min(near, key=lambda end: abs(end - one.from_ms)))
+    began = max([one.from_ms, *(end for end in ends if end <= seen_ms)])
+    nearest = min(ends, key=lambda end: abs(end - began))
+    began = nearest if abs(nearest - began) <= JIFFY_MS else began
+    return replace(one, from_ms=began, to_ms=max(began, one.to_ms))
 
 
-def _marked(intervals: list[Interval]) -> list[Interval]:
+def _marked(intervals: list[Interval], recycles: bool) -> list[Interval]:
     """Say of each interval whether it began on a TIME_WAIT that still had time left."""
     found: list[Interval] = []
     for one in intervals:
         last = found[-1] if found else None
-        early = last is not None and one.from_ms - last.from_ms < TIME_WAIT_MS - JITTER_MS
-        is_reused = bool(last and last.state == TIME_WAIT and early)
-        found.append(Interval(round(one.from_ms, 3), round(one.to_ms, 3), one.state, is_reused))
-        if last and last.to_ms > one.from_ms:
-            found[-2] = replace(last, to_ms=max(last.from_ms, one.from_ms))
+        began = round(one.from_ms, 3)
+        early = last is not None and one.from_ms - last.from_ms < TIME_WAIT_MS - CLOCK_MS
+        is_reused = bool(recycles and last and last.state == TIME_WAIT and early)
+        found.append(Interval(began, max(began, round(one.to_ms, 3)), one.state, is_reused))
+        if last and last.to_ms > began:
+            found[-2] = replace(last, to_ms=max(last.from_ms, began))
     return found

@@ -4,36 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netns_tw.evidence.case import Case, Explanation, plural
-from netns_tw.evidence.traffic import TIME_WAIT_MS
+from netns_tw.evidence.case import Case, Explanation, plural, total
+from netns_tw.evidence.counting import ENTRIES, FIN_TIMEOUT, OVERFLOW
+from netns_tw.evidence.traffic import TIME_WAIT, TIME_WAIT_MS
+from netns_tw.model.ports import Bounds
+from netns_tw.model.record import BEFORE
 
 KEPT_FROM = 2
 """Requests per connection from which connections are said to be kept alive."""
 
 
 def acceptor_closed(case: Case) -> Iterator[Explanation]:
-    """The acceptor closed everything first, so the opener loses no port."""
+    """The acceptor closed first and the opener never did, so the opener loses no port."""
     for (_, opener, acceptor), steps in case.flows.items():
-        theirs, ours = sum(one.by_acceptor.least for one in steps), sum(one.by_opener.most for one in steps)
-        if theirs and not ours and case.grew(acceptor, "TcpExtTW", "TcpExtTCPTimeWaitOverflow"):
-            text = (
-                f"{acceptor} closed {_all(theirs, 'connection')} from {opener} first, so TIME_WAIT stands on {acceptor}"
-                f" and costs {opener} no port: a server's entries differ by the client's port, not its own"
-            )
-            yield Explanation("acceptor-closed-first", text, _proof(case, opener, acceptor))
+        theirs, ours = total(one.by_acceptor for one in steps), total(one.by_opener for one in steps)
+        if not theirs.least or ours.most or not case.grew(acceptor, *ENTRIES):
+            continue
+        opened = sum(one.opened for one in steps)
+        which = _connections(theirs, opened) if theirs.is_exact else f"at least {plural(theirs.least, 'connection')}"
+        text = (
+            f"{acceptor} closed {which} from {opener} first, and {opener} none, so TIME_WAIT is on the side of"
+            f" {acceptor} and costs {opener} no port: a server's entries differ by the client's port, not its own"
+        )
+        yield Explanation("acceptor-closed-first", text, _proof(case, opener, acceptor))
 
 
 def race(case: Case) -> Iterator[Explanation]:
     """Both ends close when the response is complete; who is first differs from connection to connection."""
     for (_, opener, acceptor), steps in case.flows.items():
-        ours, theirs = sum(one.by_opener.least for one in steps), sum(one.by_acceptor.least for one in steps)
-        both = sum(one.simultaneous.least for one in steps)
-        if not ours or not theirs:
+        ours, theirs = total(one.by_opener for one in steps), total(one.by_acceptor for one in steps)
+        both = total(one.simultaneous for one in steps)
+        if not ours.least or not theirs.least:
             continue
-        crossed = f", {both} of them at once from both ends" if both else ""
+        crossed = f", {both} of them at once from both ends" if both.least else ""
+        unit = "time" if ours == Bounds.exactly(1) else "times"
         text = (
-            f"who closes first is a race: {opener} did {plural(ours, 'time')}, {acceptor} {theirs}{crossed};"
-            f" only the first kind costs {opener} a port"
+            f"who closed first differed from connection to connection: {opener} did {ours} {unit}, {acceptor}"
+            f" {theirs}{crossed}; only a connection that {opener} closes first costs it a port"
         )
         yield Explanation("close-race", text, _proof(case, opener, acceptor))
 
@@ -42,29 +49,33 @@ def replaced(case: Case) -> Iterator[Explanation]:
     """Entries on the acceptor that a new SYN of the same 4-tuple replaced."""
     lasted = max((one.at_ms for one in case.record.snapshots.values()), default=0.0)
     for acceptor in sorted({one.acceptor for one in case.closes}):
-        if any(one.opener == acceptor for one in case.closes) or lasted >= TIME_WAIT_MS:
+        openers = {one.opener for one in case.closes if one.acceptor == acceptor}
+        is_short = case.topology.nodes[acceptor].sysctls.get(FIN_TIMEOUT, "60") != "60"
+        if any(one.opener == acceptor for one in case.closes) or lasted >= TIME_WAIT_MS or is_short:
             continue
-        entered = case.grew(acceptor, "TcpExtTW")
-        there = case.count(acceptor, "time-wait") + case.count(acceptor, "fin-wait-2")
-        if entered > there:
-            left = f"only {there} {'is' if there == 1 else 'are'}" if there else "none is"
+        before = {row[1:5] for row in case.rows(acceptor, BEFORE, TIME_WAIT, "fin-wait-2")}
+        left = [row for row in case.rows(acceptor, case.last_step, TIME_WAIT, "fin-wait-2") if row[1:5] not in before]
+        entered, there = case.grew(acceptor, "TcpExtTW"), len(left)
+        by_rst = sum(case.grew(one, "TcpOutRsts") for one in openers)  # a RST ends an entry too
+        if 0 < entered - there - by_rst <= case.grew(acceptor, "TcpPassiveOpens"):
+            rest = f"only {there} {'is' if there == 1 else 'are'}" if there else "none is"
             text = (
-                f"of {entered} TIME_WAIT entries on {acceptor} {left} left, and none was 60 s old: a new SYN"
+                f"of {entered} TIME_WAIT entries on {acceptor} {rest} left, and none was 60 s old: a new SYN"
                 f" from the same client port replaces the old entry (RFC 6191, tcp_timewait_state_process)"
             )
-            yield Explanation(
-                "syn-replaced-time-wait", text, f"TW +{entered} on {acceptor}, {there} sockets in TIME_WAIT"
-            )
+            proof = f"TW +{entered} on {acceptor}, {plural(there, 'socket')} in TIME_WAIT"
+            yield Explanation("syn-replaced-time-wait", text, proof)
 
 
 def buckets(case: Case) -> Iterator[Explanation]:
     """tcp_max_tw_buckets cut TIME_WAIT short."""
     for node in case.topology.nodes:
-        over = case.grew(node, "TcpExtTCPTimeWaitOverflow")
-        if over:
+        over = case.grew(node, OVERFLOW)
+        if over > 0:
             limit = case.sysctl(node, "net.ipv4.tcp_max_tw_buckets")
+            was = "" if limit is None else f" = {limit}"
             text = (
-                f"{plural(over, 'connection')} that {node} closed first got no TIME_WAIT: tcp_max_tw_buckets = {limit}"
+                f"{plural(over, 'connection')} that {node} closed first got no TIME_WAIT: tcp_max_tw_buckets{was}"
                 f" was reached; a late packet of theirs is answered with RST, so raise the limit rather than lower it"
             )
             yield Explanation("buckets-full", text, f"TCPTimeWaitOverflow +{over} on {node}")
@@ -78,17 +89,15 @@ def kept_alive(case: Case) -> Iterator[Explanation]:
         opened = sum(one.opened for one in steps)
         if not opened or ok < opened * KEPT_FROM or case.grew(opener, "TcpActiveOpens") != opened:
             continue
-        if opener in refused and ok % opened == 0 and sum(one.by_opener.least for one in steps) == opened:
+        only = f"{plural(ok, 'request')} succeeded while {opener} opened {plural(opened, 'connection')} to {acceptor}"
+        if opener in refused and total(one.by_opener for one in steps) == Bounds.exactly(opened):
             text = (
-                f"{opener} closed each of its {plural(opened, 'connection')} to {acceptor} itself after"
-                f" {ok // opened} requests, so keep-alive was a budget: ports times requests per connection"
+                f"{only}, and closed {_connections(Bounds.exactly(opened), opened)} itself: so keep-alive was a budget,"
+                f" of ports times requests per connection"
             )
-            yield Explanation("keepalive-is-a-budget", text, f"{ok} successes; {_proof(case, opener, acceptor)}")
+            yield Explanation("keepalive-is-a-budget", text, _proof(case, opener, acceptor))
         else:
-            text = (
-                f"{plural(ok, 'request')} went over {plural(opened, 'connection')} from {opener} to {acceptor}:"
-                f" connections that are kept open cost a port each, not one per request"
-            )
+            text = f"{only}: a connection that is kept open costs one port, however many requests it carries"
             accepted = case.grew(acceptor, "TcpPassiveOpens")
             proof = f"ActiveOpens +{opened} on {opener}, PassiveOpens +{accepted} on {acceptor}"
             yield Explanation("kept-alive", text, proof)
@@ -105,17 +114,19 @@ def resets(case: Case) -> Iterator[Explanation]:
                 f" no TIME_WAIT on either side, and what was not read yet is lost"
             )
             proof = ", ".join(f"OutRsts +{number} on {node}" for node, number in sent.items() if number)
-            yield Explanation("reset", text, proof)
+            yield Explanation("reset", text, f"{proof}; {_proof(case, opener, acceptor)}")
 
 
-def _all(number: int, noun: str) -> str:
-    return f"the {noun}" if number == 1 else f"all {number} {noun}s"
+def _connections(closed: Bounds, opened: int) -> str:
+    if closed != Bounds.exactly(opened):
+        return f"{closed} of {opened} connections" if closed.most < opened else f"{closed} connections"
+    return "the only connection" if opened == 1 else "both connections" if opened == 2 else f"all {opened} connections"
 
 
 def _proof(case: Case, opener: str, acceptor: str) -> str:
     words = []
     for node in (opener, acceptor):
-        for short in ("TW", "TWRecycled", "TCPTimeWaitOverflow"):
+        for short in ("TW", "TWKilled", "TWRecycled", "TCPTimeWaitOverflow"):
             number = case.grew(node, f"TcpExt{short}")
             if number or short == "TW":
                 words.append(f"{short} +{number} on {node}")

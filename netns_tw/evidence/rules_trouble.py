@@ -13,22 +13,22 @@ def no_live_upstreams(case: Case) -> Iterator[Explanation]:
         lines, named = case.log(node, "no live upstreams"), case.log(node, "(99: ")
         if lines and named:
             text = (
-                f"{node} answered for {plural(lines, 'request')} without trying: it counted its own lack of ports as a"
-                f" fault of its upstreams and marked them down (max_fails = 1); max_fails=0 keeps errno 99 visible"
+                f"{node} answered {plural(lines, 'request')} without trying: it counts its own lack of ports as a"
+                f" fault of its upstreams and marks them down (max_fails); max_fails=0 keeps errno 99 visible"
             )
             proof = f"{plural(lines, 'line')} 'no live upstreams' and {named} with errno 99 in the log of {node}"
             yield Explanation("no-live-upstreams", text, proof)
 
 
 def retransmitted(case: Case) -> Iterator[Explanation]:
-    """A SYN that had to be sent again costs a second."""
+    """A SYN that had to be sent again costs a second, as a rule (after a RST out of TIME_WAIT it is sooner)."""
     for node in case.topology.nodes:
         count = case.grew(node, "TcpExtTCPSynRetrans")
         if count:
             slow = sum(one.took_ms >= 1000 for one in case.record.responses)
             text = (
-                f"{node} sent {plural(count, 'SYN')} again, a second after the first: {plural(slow, 'request')}"
-                f" took longer than 1 s, and no time of this run says anything about its normal speed"
+                f"{node} had to send {plural(count, 'SYN')} again, which takes it a second as a rule:"
+                f" {plural(slow, 'request')} took 1 s or longer, and that is not their normal speed"
             )
             yield Explanation("syn-retransmitted", text, f"TCPSynRetrans +{count} on {node}")
 
@@ -39,19 +39,20 @@ def backlog(case: Case) -> Iterator[Explanation]:
         count = case.grew(node, "TcpExtListenOverflows")
         if count:
             text = (
-                f"{node} dropped {plural(count, 'connection')} that its listener had no room for (somaxconn, backlog)"
+                f"{node} had no room in a listener's queue {plural(count, 'time')} and dropped what came (somaxconn,"
+                f" backlog); the client sends it again, a second later at the soonest"
             )
             yield Explanation("listener-full", text, f"ListenOverflows +{count} on {node}")
 
 
 def stale_timestamps(case: Case) -> Iterator[Explanation]:
-    """SYNs that the acceptor's TIME_WAIT took for old duplicates."""
+    """Packets that the acceptor's TIME_WAIT took for old duplicates, new SYNs as a rule."""
     for node in case.topology.nodes:
         count = case.grew(node, "TcpExtPAWSTimewait")
         if count:
             text = (
-                f"{node} rejected {plural(count, 'SYN')} for a timestamp older than that of its TIME_WAIT entry, as"
-                f" happens behind a NAT; the client sends it again (with tcp_rfc1337 = 1 until it gives up)"
+                f"{node} rejected {plural(count, 'packet')} for a timestamp older than that of its TIME_WAIT entry,"
+                f" as happens to SYNs behind a NAT; the client sends them again (until it gives up, if tcp_rfc1337 = 1)"
             )
             yield Explanation("timestamp-went-back", text, f"PAWSTimewait +{count} on {node}")
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from netns_tw.evidence.case import Case
 from netns_tw.evidence.portmap import WIDEST, PortMap
-from netns_tw.model.record import BEFORE, Record, Row, Sample, Snapshot
+from netns_tw.evidence.traffic import TIME_WAIT
+from netns_tw.model.record import Record, Row, Sample, Snapshot
 from netns_tw.model.topology import Listen
 
 Points = list[tuple[float, int]]
@@ -35,7 +36,7 @@ class NodeTimeline:
     free_ports: dict[str, Points]
     """By remote, of the ports that connect() can find there; empty where the range is wider than 4096."""
     counters: dict[str, Points]
-    """Growth since the first snapshot, by nstat's name without its prefix; only those that moved."""
+    """Growth since the first look, by nstat's name without its prefix; only those that moved."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Timeline:
 def timeline(case: Case) -> Timeline:
     """Draw the curves of a record, as far as it goes."""
     record = case.record
-    times = [one.at_ms for one in record.snapshots.values()] + [one.at_ms for one in record.responses]
-    began, ended = min(times, default=0.0), max(times, default=0.0)
+    times = [one.at_ms for one in record.snapshots.values()] + [one.at_ms for one in record.dumps]
+    times += [one.at_ms for one in record.samples] + [one.at_ms for one in record.responses]
+    began = min(times, default=0.0)
+    ended = max([*times, *(round(one.at_ms + one.took_ms, 3) for one in record.responses)], default=0.0)
     steps = [(one.name, one.began_ms, one.ended_ms) for _, one in sorted(record.steps.items())]
     nodes = [_node(record, name, [one for one in case.port_maps if one.node == name]) for name in case.topology.nodes]
     exhausted = min((one.from_ms for one in case.refusals), default=None)
@@ -75,7 +78,7 @@ def _node(record: Record, node: str, maps: list[PortMap]) -> NodeTimeline:
         thinned((one.at_ms, one.time_wait) for one in gauges),
         thinned((one.at_ms, _established(one)) for one in gauges),
         {one.remote: _free(one) for one in maps if one.high - one.low < WIDEST},
-        _counters(gauges, snapshots),
+        _counters(gauges),
     )
 
 
@@ -88,33 +91,41 @@ def _time_wait(record: Record, node: str, snapshots: list[Snapshot]) -> dict[str
     looks += [(one.at_ms, one.sockets) for one in record.dumps if one.node == node]
     looks.sort(key=lambda look: look[0])
     listening = {row[2] for _, rows in looks for row in rows if row[0] == "listening"}
-    counts = [(at, Tally(_peer(row, listening) for row in rows if row[0] == "time-wait")) for at, rows in looks]
-    peers = sorted({peer for _, tally in counts for peer in tally})
-    return {peer: thinned((at, tally[peer]) for at, tally in counts) for peer in peers}
+    counts = [(at, _waiting(rows, listening)) for at, rows in looks]
+    peers = {peer for _, tally in counts for peer in tally}
+    return {name: thinned((at, tally[peer]) for at, tally in counts) for name, peer in sorted(map(_named, peers))}
 
 
-def _peer(row: Row, listening: set[int]) -> str:
-    return f"from {row[3]}" if row[2] in listening else str(Listen(row[3], row[4]))
+_Peer = tuple[str, int]
+"""A remote; of those whose connections were accepted the address alone, with port 0."""
+
+
+def _waiting(rows: list[Row], listening: set[int]) -> Tally[_Peer]:
+    return Tally((row[3], 0 if row[2] in listening else row[4]) for row in rows if row[0] == TIME_WAIT)
+
+
+def _named(peer: _Peer) -> tuple[str, _Peer]:
+    return (str(Listen(*peer)) if peer[1] else f"from {peer[0]}"), peer
 
 
 def _free(ports: PortMap) -> Points:
     """Usable ports less those in use, at every moment where one begins or ends."""
     changes: Tally[float] = Tally()
-    for intervals in ports.ports.values():
-        for one in intervals:
-            if one.to_ms > one.from_ms:
-                changes[one.from_ms] -= 1
+    for port, intervals in ports.ports.items():
+        for one in intervals if ports.is_usable(port) else ():
+            changes[one.from_ms] -= 1
+            if one.to_ms < ports.ended_ms:  # else it is still held at the last look
                 changes[one.to_ms] += 1
-    free, points = ports.usable, [(0.0, ports.usable)]
+    changes[0.0] += 0
+    free, points = ports.usable, []
     for at in sorted(changes):
         free += changes[at]
         points.append((at, max(free, 0)))
-    last = max(changes, default=0.0)
-    return thinned(one for one in points if one[0] < last or last == 0.0)
+    return thinned(points)
 
 
-def _counters(gauges: list[Sample | Snapshot], snapshots: list[Snapshot]) -> dict[str, Points]:
-    base = next((one.counters for one in snapshots if one.step == BEFORE), {})
+def _counters(gauges: list[Sample | Snapshot]) -> dict[str, Points]:
+    base = gauges[0].counters if gauges else {}
     found = {}
     for short in COUNTERS:
         name = f"Tcp{short}" if short in ("ActiveOpens", "PassiveOpens", "RetransSegs") else f"TcpExt{short}"

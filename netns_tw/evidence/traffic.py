@@ -1,43 +1,65 @@
 """Who opened connections to whom in a step, and what each node's counters and sockets say of their ends.
 
-Roles follow from the record alone: a node with a listener whose TcpPassiveOpens grew accepted, a node whose
-TcpActiveOpens grew opened. Between two nodes of a link that makes a *flow*, from the opener to the acceptor.
+A *flow* is all that one node opened to another one: who listens on a socket's local port accepted it, the other end
+opened it. Flows are told by sockets that were seen at either end; a connection that left none was opened and accepted
+all the same, so what TcpActiveOpens of one neighbour and TcpPassiveOpens of the other say is a flow too, where no seen
+one explains it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ipaddress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import urlsplit
 
 from netns_tw.model.record import BEFORE, Record, Row, Snapshot
-from netns_tw.model.topology import Link, Topology
+from netns_tw.model.topology import Link, Listen, Topology
 
 TIME_WAIT_MS = 60_000
 """TCP_TIMEWAIT_LEN (include/net/tcp.h)."""
+LISTENING, TIME_WAIT, ESTABLISHED = "listening", "time-wait", "established"
 OPEN = frozenset(
     ("established", "syn-sent", "syn-recv", "fin-wait-1", "fin-wait-2", "close-wait", "last-ack", "closing")
 )
 """States of a connection that has not ended."""
-ABORTS = ("TcpExtTCPAbortOnData", "TcpExtTCPAbortOnClose", "TcpExtTCPAbortOnTimeout", "TcpExtTCPAbortOnLinger")
+ABORTS = (
+    "TcpExtTCPAbortOnData",
+    "TcpExtTCPAbortOnClose",
+    "TcpExtTCPAbortOnTimeout",
+    "TcpExtTCPAbortOnLinger",
+    "TcpExtTCPAbortOnMemory",
+)
+RECYCLED = "TcpExtTWRecycled"
+"""Counts each TIME_WAIT that a connect() of the node took over (__inet_check_established)."""
+CLOCK_MS = 100.0
+"""What a timer and the record's clock may differ by: a jiffy, and the time from a dump to its time stamp."""
+
+
+def destination(url: str) -> Listen:
+    """Where a step's URL leads: its address as the kernel spells it, and its port."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    with suppress(ValueError):  # of IPv6 there are many spellings
+        host = str(ipaddress.ip_address(host))
+    return Listen(host, parts.port or 80)
 
 
 @dataclass(frozen=True)
 class Flow:
-    """The connections that *opener* opened to *acceptor* over one link."""
+    """The connections that *opener* opened to *acceptor*."""
 
-    link: Link
+    links: tuple[Link, ...]
+    """The links that lead to the addresses that were asked: one, or all where sockets show several."""
     opener: str
     acceptor: str
 
     @property
     def name(self) -> str:
-        """The link, as ``lb:eth1 -- backend:eth0``."""
-        return f"{self.link.left} -- {self.link.right}"
-
-    def addresses(self, node: str) -> frozenset[str]:
-        """The addresses that *node* has on this link."""
-        ends = [end for end in self.link if end.node == node]
-        return frozenset(str(one.ip) for end in ends for one in end.addresses)
+        """Its links, as ``lb:eth1 -- backend:eth0``."""
+        return ", ".join(one.name for one in self.links)
 
 
 class StepEvidence:
@@ -54,36 +76,129 @@ class StepEvidence:
         for node in topology.nodes:
             self.before[node] = record.snapshots[max(step - 1, BEFORE), node]
             self.after[node] = record.snapshots[step, node]
+        self._dumps = record.dumps
+        self._owners = {str(ip.ip): (end.node, link) for link in topology.links for end in link for ip in end.addresses}
+        both = (self.before, self.after)
+        self._listening = {
+            node: frozenset(row[2] for looks in both for row in looks[node].sockets if row[0] == LISTENING)
+            for node in topology.nodes
+        }
 
     def grew(self, node: str, *counters: str) -> int:
-        """How much the sum of some counters of *node* grew."""
+        """How much the sum of some counters of *node* grew; a counter never falls."""
         before, after = self.before[node].counters, self.after[node].counters
-        return sum(after.get(name, 0) - before.get(name, 0) for name in counters)
-
-    def rows(
-        self, snapshot: Snapshot, addresses: frozenset[str], port: int | None, states: frozenset[str]
-    ) -> list[Row]:
-        """The sockets towards *addresses*: to *port* there, or (None) to any."""
-        return [row for row in snapshot.sockets if row[0] in states and row[3] in addresses and port in (None, row[4])]
-
-    def flows(self) -> list[Flow]:
-        """Every pair that opened and accepted in this step, in the links' order."""
-        return list(self._flows())
-
-    def _flows(self) -> Iterator[Flow]:
-        for link in self.topology.links:
-            for opener, acceptor in ((link.left.node, link.right.node), (link.right.node, link.left.node)):
-                if self.grew(opener, "TcpActiveOpens") and self._accepts(acceptor) and opener != acceptor:
-                    yield Flow(link, opener, acceptor)
-
-    def _accepts(self, node: str) -> bool:
-        is_listening = any(row[0] == "listening" for row in self.after[node].sockets)
-        return is_listening and bool(self.grew(node, "TcpPassiveOpens"))
-
-    def listens_on(self, node: str) -> frozenset[int]:
-        """The ports that *node* listens on."""
-        return frozenset(row[2] for row in self.after[node].sockets if row[0] == "listening")
+        return sum(max(after.get(name, 0) - before.get(name, 0), 0) for name in counters)
 
     def lasted_ms(self, node: str) -> float:
         """Ms between the two snapshots of *node*."""
         return self.after[node].at_ms - self.before[node].at_ms
+
+    def opener_rows(self, flow: Flow, snapshot: Snapshot) -> list[Row]:
+        """The sockets of a flow's connections at its opener."""
+        mine, owners = self._listening[flow.opener], self._owners
+        theirs = (None, None)
+        return [
+            row
+            for row in snapshot.sockets
+            if row[0] != LISTENING and row[2] not in mine and owners.get(row[3], theirs)[0] == flow.acceptor
+        ]
+
+    def acceptor_rows(self, flow: Flow, snapshot: Snapshot) -> list[Row]:
+        """The sockets of a flow's connections at its acceptor."""
+        mine, owners = self._listening[flow.acceptor], self._owners
+        theirs = (None, None)
+        return [
+            row
+            for row in snapshot.sockets
+            if row[0] != LISTENING and row[2] in mine and owners.get(row[3], theirs)[0] == flow.opener
+        ]
+
+    @cached_property
+    def flows(self) -> list[Flow]:
+        """Every pair that had connections in this step, in the links' order."""
+        pairs = {**self._seen_before, **self._seen_new}
+        for opener, acceptor in self._counted_only:
+            pairs.setdefault((opener, acceptor), self._joining(opener, acceptor)[:1])
+        links = list(self.topology.links)
+        found = [Flow(tuple(sorted(pairs[pair], key=links.index)), *pair) for pair in pairs]
+        return sorted(found, key=lambda one: (links.index(one.links[0]), one.opener != one.links[0].left.node))
+
+    def is_opening(self, flow: Flow) -> bool:
+        """Whether some of the flow's connections were opened in this step, as far as is known."""
+        pair = flow.opener, flow.acceptor
+        return pair in self._seen_new or pair in self._counted_only
+
+    @cached_property
+    def _seen_before(self) -> dict[tuple[str, str], list[Link]]:
+        """Pairs that had open connections when the step began, and their links."""
+        return self._pairs((node, (row for row in one.sockets if row[0] in OPEN)) for node, one in self.before.items())
+
+    @cached_property
+    def _seen_new(self) -> dict[tuple[str, str], list[Link]]:
+        """Pairs with sockets of connections that began in this step, and their links."""
+        return self._pairs((node, self._new_rows(node)) for node in self.topology.nodes)
+
+    def _new_rows(self, node: str) -> Iterator[Row]:
+        """The sockets of connections that began in this step, those between its snapshots included."""
+        before, after = self.before[node], self.after[node]
+        ends = {row[1:5]: before.at_ms + row[5] if row[0] == TIME_WAIT else None for row in before.sockets}
+        for row in after.sockets:
+            end = ends.get(row[1:5])
+            is_later = end is not None and (row[0] != TIME_WAIT or after.at_ms + row[5] - end > CLOCK_MS)
+            if row[0] != LISTENING and (row[1:5] not in ends or is_later):
+                yield row
+        for dump in self._dumps:
+            if dump.node == node and before.at_ms < dump.at_ms < after.at_ms:
+                yield from (row for row in dump.sockets if row[0] in OPEN and ends.get(row[1:5], 0.0) is not None)
+
+    def _pairs(self, rows_of: Iterable[tuple[str, Iterable[Row]]]) -> dict[tuple[str, str], list[Link]]:
+        found: dict[tuple[str, str], list[Link]] = {}
+        for node, rows in rows_of:
+            for is_accepted, local, remote in {(row[2] in self._listening[node], row[1], row[3]) for row in rows}:
+                peer, link = self._owners.get(remote, (node, None))
+                if is_accepted:  # the opener's address may be a router's, who opened nothing
+                    link = self._owners[local][1] if local in self._owners and self.opened_by(peer) else None
+                if link is None or peer == node:
+                    continue
+                links = found.setdefault((peer, node) if is_accepted else (node, peer), [])
+                nearest = self._nearest(node, peer, link)
+                links += [nearest] if nearest not in links else []
+        return found
+
+    def _joining(self, one: str, other: str) -> list[Link]:
+        return [link for link in self.topology.links if {end.node for end in link} == {one, other}]
+
+    def _nearest(self, one: str, other: str, link: Link) -> Link:
+        """The link that two nodes talk over: the one that joins them, else the one with the acceptor's address."""
+        joining = self._joining(one, other)
+        return link if link in joining or not joining else joining[0]
+
+    def opened_by(self, node: str) -> int:
+        """Connections that *node* opened to anyone, at most: those given up in SYN_SENT by the program are in it."""
+        return max(self.grew(node, "TcpActiveOpens") - self.grew(node, "TcpAttemptFails"), 0)
+
+    @cached_property
+    def _counted_only(self) -> list[tuple[str, str]]:
+        """Neighbours of which one opened and the other accepted, where no seen flow of the one or the other says so."""
+        openers, acceptors = {pair[0] for pair in self._seen_new}, {pair[1] for pair in self._seen_new}
+        found = []
+        for link in self.topology.links:
+            for one, other in ((link.left.node, link.right.node), (link.right.node, link.left.node)):
+                accepts = self._listening[other] and self.grew(other, "TcpPassiveOpens")
+                is_unexplained = one not in openers or other not in acceptors
+                if one != other and (one, other) not in found and accepts and self.opened_by(one) and is_unexplained:
+                    found.append((one, other))
+        return found
+
+    def opened(self, flow: Flow) -> int:
+        """How many of a flow's connections were opened in this step.
+
+        The acceptor's own count where one node alone opens to it, else the opener's where it opens to one alone: a
+        connect() that was given up in SYN_SENT is in TcpActiveOpens, but in no TcpAttemptFails.
+        """
+        if not self.is_opening(flow):
+            return 0
+        accepted = self.grew(flow.acceptor, "TcpPassiveOpens")
+        if sum(one.acceptor == flow.acceptor for one in self.flows if self.is_opening(one)) == 1:
+            return max(min(self.grew(flow.opener, "TcpActiveOpens"), accepted), 0)
+        return max(min(self.opened_by(flow.opener), accepted), 0)

@@ -30,13 +30,13 @@ SAMPLED = (
     "TcpRetransSegs",
 )
 SAME_TIMER_MS = 100.0
-"""A timer that ends this much later than it did is a new one: the port was used again in between."""
+"""A timer that surely ends this much later than it did is a new one: the port was used again in between."""
 _ALL_BUT_LISTENERS = 0xFFF & ~LISTENING & ~CLOSED
 
 OnGauges = Callable[[str, float, int, int, Mapping[str, int]], None]
 """Node, ms of CLOCK_MONOTONIC, sockstat's tw, TcpCurrEstab, the SAMPLED counters."""
 Ends = dict[tuple[str, str, int, str, int], float]
-"""When the timer of each TIME_WAIT ends, by state and 4-tuple."""
+"""When the timer of each TIME_WAIT ends at the latest, by state and 4-tuple."""
 OnSockets = Callable[[str, float, list[TcpSocket]], None]
 """Node, ms of CLOCK_MONOTONIC, every socket that does not listen."""
 
@@ -103,14 +103,18 @@ class Sampler:
     def _read_sockets(self) -> None:
         for name, observer in self._observers.items():
             at, sockets = _now_ms(), observer.sockets.dump(_ALL_BUT_LISTENERS)
+            took = _now_ms() - at  # on a busy machine it was not read when the clock was
             ends = {one[:-1]: at + one.expires_ms if one.state == "time-wait" else 0.0 for one in sockets}
-            if self._has_changed(self._last_ends.get(name, {}), ends):
-                self._last_ends[name] = ends
+            if has_changed(self._last_ends.get(name, {}), ends):
+                self._last_ends[name] = {key: end + took for key, end in ends.items()}
                 self._on_sockets(name, at, sockets)
 
-    @staticmethod
-    def _has_changed(before: Ends, now: Ends) -> bool:
-        return before.keys() != now.keys() or any(abs(now[key] - end) > SAME_TIMER_MS for key, end in before.items())
+
+def has_changed(latest_before: Ends, earliest_now: Ends) -> bool:
+    """Whether other sockets are there, or one of them has surely begun a new timer."""
+    return latest_before.keys() != earliest_now.keys() or any(
+        earliest_now[key] - end > SAME_TIMER_MS for key, end in latest_before.items()
+    )
 
 
 def _now_ms() -> float:

@@ -33,6 +33,10 @@ Status = Annotated[int, Meta(ge=0, le=999)]
 Row = tuple[str, str, Port, str, Port, Annotated[int, Meta(ge=0, le=2**32)]]
 """A socket: state, local address, local port, remote address, remote port, ms until its timer ends (0: no timer)."""
 
+Close = tuple[str, Port, str, Port, Ms, str]
+"""A captured connection: opener's address and port, acceptor's address and port, ms of its SYN, how it ended:
+``opener``, ``acceptor`` or ``simultaneous`` for who sent the first FIN, ``reset``, ``open`` or ``unopened``."""
+
 
 class _Line(Struct, frozen=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True):
     """One line; its kind is the name of its struct."""
@@ -176,9 +180,7 @@ class Captured(_Line, frozen=True):
 
     link: str
     """Its endpoints, ``lb:eth1 -- backend:eth0``."""
-    closes: list[tuple[str, Port, str, Port, Ms, str]]
-    """[opener's address and port, acceptor's address and port, ms of its SYN, how it closed]; how is ``opener``,
-    ``acceptor`` or ``both`` for the sender of the first FIN, ``reset``, ``refused`` or ``open``."""
+    closes: list[Close]
     packets: Count
     dropped: Count
 

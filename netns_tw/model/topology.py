@@ -132,6 +132,10 @@ class Link:
     def __iter__(self) -> Iterator[Endpoint]:
         return iter((self.left, self.right))
 
+    @property
+    def name(self) -> str:
+        return f"{self.left} -- {self.right}"
+
 
 @dataclass(frozen=True)
 class Topology:

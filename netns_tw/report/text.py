@@ -5,6 +5,7 @@ Text that comes from a record (log lines, messages) is never taken as markup, an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -21,6 +22,7 @@ from netns_tw.evidence.prediction import predictions
 from netns_tw.model.labs import Lab
 from netns_tw.model.topology import Topology
 from netns_tw.report import diagram
+from netns_tw.report.escape import escaped
 from netns_tw.report.run import Run
 from netns_tw.verdict import Finding, outcome_words
 
@@ -47,14 +49,17 @@ def console(file: TextIO) -> Console:
     return found
 
 
-def escaped(text: str) -> str:
-    """*text* with its control characters shown instead of obeyed."""
-    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)
-
-
 def plain(words: str, style: str = "") -> Text:
     """Text of a file or a record, safe to print; every cell and line of a report is made by this."""
     return Text(escaped(words), style=style)
+
+
+def show(found: Sequence[Run], is_quiet: bool = False) -> None:
+    """Print runs, and of several a summary; *is_quiet*: the summary alone."""
+    out = console(sys.stdout)
+    for one in () if is_quiet else found:
+        out.print(run(one))
+    out.print(summary(found) if is_quiet or len(found) > 1 else plain(versions(found)))
 
 
 def run(one: Run) -> RenderableType:
