@@ -4,7 +4,8 @@
     fail          one does not
     skip          this machine lacks something the experiment needs; the reason names it
     broken        the instruments cannot be believed, or the run did not complete
-    inconclusive  a part that must fit inside one TIME_WAIT life, or inside the reuse delay, took longer
+    inconclusive  a part that must fit inside one TIME_WAIT life, or inside the reuse delay, took longer; or a race
+                  went another way than the claim supposes (a premise)
     (error        a file or a program's configuration is wrong: no verdict on the claim at all)
 
 An experiment that took too long is inconclusive even where its numbers look right: they may have come from ports that
@@ -85,12 +86,13 @@ def judge(record: Record, experiment: Experiment, topology: Topology) -> Judgeme
     if lacking:
         return Judgement("broken", [], lacking, EXIT_BROKEN)
     findings: list[Finding] = []
-    for one in experiment.expectations:
+    for one in (*experiment.premises, *experiment.expectations):
         try:
             findings.append(Scope(record, experiment, topology, one.step).find(one))
         except ValueError as error:  # an expression that divides by what happened to be 0
             return Judgement("error", findings, f"expectation {one.name!r}: {error}", EXIT_USAGE)
-    late = too_late(record, experiment)
+    premises, findings = findings[: len(experiment.premises)], findings[len(experiment.premises) :]
+    late = too_late(record, experiment) or _unmet(premises)
     if late:
         return Judgement("inconclusive", findings, late, EXIT_INCONCLUSIVE)
     verdict = "pass" if all(one.holds for one in findings) else "fail"
@@ -129,6 +131,14 @@ def too_late(record: Record, experiment: Experiment) -> str:
     if took <= experiment.within_ms:
         return ""
     return f"all requests took {took:.0f} ms; together they must fit into {experiment.within_ms} ms"
+
+
+def _unmet(premises: Sequence[Finding]) -> str:
+    """Say which premise chance did not bring about; empty when all were."""
+    for one in premises:
+        if not one.holds:
+            return f"the claim was not put to the test: {one.expectation.name}: {one.actual}, expected {one.expected}"
+    return ""
 
 
 def exit_code(judgements: Sequence[Judgement]) -> int:

@@ -63,9 +63,14 @@ def test_what_is_run_elsewhere_stands_in_the_readme() -> None:
     assert "exec scripts/test" in (ROOT / ".ci" / "run").read_text()
 
 
+RACE = re.compile(r"^so +(?:Who closed first|Of ).*?(?=^(?:so|log) )", re.M | re.S)
+"""Sentences that depend on who wins the race: they are told when it was won and lost."""
+
+
 def words_of(text: str) -> list[str]:
     """The words of an output, numbers and the kernel's own suffix aside: where lines break depends on the numbers."""
-    plain = re.sub(r"Linux [\w.+~-]+", "Linux", text)
+    plain = re.sub(r"Linux [\w.+~-]+", "Linux", RACE.sub("", text))
+    plain = re.sub(r", both at once [0-9]+|\btimes?\b", "", plain)
     return sorted(re.sub(r"[0-9]+", "0", plain).split())
 
 

@@ -180,6 +180,25 @@ def test_a_record_that_is_cut_short_is_broken() -> None:
     assert judge(found, experiment(), LAB) == Judgement("broken", [], "the record is cut short", 4)
 
 
+@pytest.mark.parametrize(
+    ("premise", "expectation", "verdict", "reason"),
+    [
+        ("1", "2", "pass", ""),
+        ("1", "3", "fail", ""),
+        ("2", "2", "inconclusive", "the claim was not put to the test: it: 1, expected >= 2"),
+        ("2", "3", "inconclusive", "the claim was not put to the test: it: 1, expected >= 2"),
+    ],
+)
+def test_a_race_that_went_another_way_is_inconclusive(
+    premise: str, expectation: str, verdict: str, reason: str
+) -> None:
+    """A premise that chance did not bring about decides before any expectation; one that holds decides nothing."""
+    needs = expect(Responses(status=502), "first", at_least=premise)
+    found = judge(record(), experiment(expect(Responses(status=200), equals=expectation), premises=(needs,)), LAB)
+    assert (found.verdict, found.reason) == (verdict, reason)
+    assert len(found.findings) == 1
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_record_without_its_instrument_tests_is_broken(when: str) -> None:
     """No verdict rests on instruments that nobody tested, in any node, before and after."""

@@ -23,7 +23,7 @@ It sways nothing that it guards:
 
 What others in the node do meanwhile (an idle connection closed, a TIME_WAIT at its end) moves the same sums. So what
 only the canary can cause must hold at once: its 4-tuple, and that counters grew. Exact sums may be disturbed; they
-must hold in one of many tries. Each is a short span without a dump in it.
+must hold in one of many tries; sockstat's, which fall too, over spans so short that no dump is in them.
 """
 
 from __future__ import annotations

@@ -112,6 +112,8 @@ class Experiment:
     """The node whose port budget ``usable_ports`` means."""
     nodes: Mapping[str, Node] = field(default_factory=dict)
     measures: Mapping[str, Subject] = field(default_factory=dict)
+    premises: tuple[Expectation, ...] = ()
+    """What a race must have brought about for the claim to be put to the test; else the verdict is inconclusive."""
     text: str = field(repr=False, default="")
     """Its file, as it was read."""
 

@@ -7,7 +7,7 @@ import ipaddress
 import keyword
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 from netns_tw.errors import near_match
@@ -76,10 +76,14 @@ def read_experiment(folder: Folder, name: str, lab: Topology) -> Experiment:
         ports_of=ports_of or _only_node_with_a_range(changed),
         nodes=nodes,
         measures={name: subject for name, subject in measures.items() if subject},
+        premises=tuple(_expectation(table, changed) for table in root.each("premise")),
         text=document.text,
     )
     root.end()
-    _check_expectations(root, found, changed)
+    if not found.expectations:
+        root.problem("expect", "missing; an experiment expects at least one thing, [[expect]]")
+    _check_expectations(root, "expect", found.expectations, found, changed)
+    _check_expectations(root, "premise", found.premises, found, changed)
     document.finish()
     return found
 
@@ -240,13 +244,13 @@ def _expectation(table: Table, lab: Topology) -> Expectation:
     return found
 
 
-def _check_expectations(root: Table, found: Experiment, lab: Topology) -> None:
-    if not found.expectations:
-        root.problem("expect", "missing; an experiment expects at least one thing, [[expect]]")
+def _check_expectations(
+    root: Table, kind: str, expectations: Sequence[Expectation], found: Experiment, lab: Topology
+) -> None:
     steps = [step.name for step in found.steps]
     known = {*STEP_VALUES, *PORT_VALUES, *found.measures}
-    for number, one in enumerate(found.expectations):
-        where = f"expect[{number}]"
+    for number, one in enumerate(expectations):
+        where = f"{kind}[{number}]"
         if one.step is not None and one.step not in steps:
             root.problem(f"{where}.step", f"no step is called {one.step!r}{near_match(one.step, steps)}")
         for key, text in one.comparisons.items():
