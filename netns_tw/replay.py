@@ -107,7 +107,8 @@ class Replay:
     def _snapshot(self, node: RunningNode, step: int) -> Snapshot:
         sockets, time_wait = node.observer.read()
         counters = {name: number for name, number in node.observer.counters.read().items() if number}
-        return Snapshot(step, self._now_ms(), node.name, _rows(sockets), counters, time_wait, node.new_log_lines())
+        at_ms = self._since_zero(node.observer.read_at_ms)
+        return Snapshot(step, at_ms, node.name, _rows(sockets), counters, time_wait, node.new_log_lines())
 
     def _on_gauges(
         self, node: str, at_ms: float, time_wait: int, established: int, counters: Mapping[str, int]

@@ -7,6 +7,7 @@ differ and keep differing, nothing that rests on them can be believed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from netns_tw.errors import InstrumentBroken
@@ -29,6 +30,8 @@ class Observer:
         self.netns_name = netns_name
         self.sockets = SockDiag(netns_name)
         self.counters = Counters(netns_name)
+        self.read_at_ms = 0.0
+        """When the dump that ``read`` returned began, ms of CLOCK_MONOTONIC: what the timers in it count from."""
 
     def close(self) -> None:
         self.sockets.close()
@@ -46,7 +49,7 @@ class Observer:
         """
 
         def agreeing() -> tuple[list[TcpSocket], int] | None:
-            before = self.counters.time_wait()
+            before, self.read_at_ms = self.counters.time_wait(), time.monotonic() * 1000
             found = self.sockets.dump()
             small = sum(one.state == "time-wait" for one in found)
             most = small + sum(one.state == "fin-wait-2" for one in found)
