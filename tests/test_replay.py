@@ -35,6 +35,15 @@ def assert_all_pass(found: dict[str, dict[str, Any]], skipped: dict[str, str]) -
             assert one["verdict"] == "skip" and skipped[path] in one["reason"], one
         else:
             assert one["verdict"] == "pass", json.dumps(one, indent=1)
+            assert_as_predicted(one)
+
+
+def assert_as_predicted(one: dict[str, Any]) -> None:
+    """What the port budget predicts of a step contains what was seen."""
+    for step in one["steps"]:
+        predicted = step["predicted_ok"]
+        if predicted is not None:
+            assert predicted["least"] <= step["ok"] <= predicted["most"], json.dumps(one["steps"], indent=1)
 
 
 def test_all_pass_as_their_files_say() -> None:
@@ -42,6 +51,10 @@ def test_all_pass_as_their_files_say() -> None:
     assert len(found) == sum(len(labs.read_lab(labs.folder_of(name)).experiments) for name in labs.shipped_names())
     assert_all_pass(found, SKIPPED)
     assert found["lb3ports/lb-exhausts-its-ports"]["programs"]["lb"] == "nginx (nginx.conf)"
+    exact = {path: step["predicted_ok"] for path, one in found.items() for step in one["steps"][:1]}
+    assert exact["lb3ports/keepalive-requests-is-a-budget"] == {"least": 200, "most": 200}
+    assert exact["lb3ports/upstream-keepalive-cures"] == {"least": 5000, "most": 5000}
+    assert exact["direct/no-reuse-back-to-back"] == {"least": 10, "most": 11}
 
 
 def test_all_pass_with_the_built_in_programs() -> None:

@@ -180,6 +180,7 @@ def test_json_of_runs() -> None:
         "seen": "500 x 200, 500 x EADDRNOTAVAIL",
         "requests": 1000,
         "ok": 500,
+        "predicted_ok": None,
         "took_ms": 1.499,
     }
     assert first["findings"][0] == {

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from netns_tw.evidence.closers import Closes
+from netns_tw.evidence.explain import explain
+from netns_tw.evidence.prediction import predictions
+from netns_tw.evidence.refused import Refused
 from netns_tw.model.labs import Lab
 from netns_tw.model.topology import Topology
 from netns_tw.report.diagram import role
@@ -32,6 +37,9 @@ def _run(one: Run) -> dict[str, Any]:
         "attempts": one.attempts,
         "steps": [_step(one, number) for number in range(len(one.experiment.steps))],
         "findings": [_finding(finding) for finding in one.judgement.findings],
+        "closes": [_of_step(one, found) for found in one.case.closes],
+        "refused": [_of_step(one, found) for found in one.case.refusals],
+        "explanations": [asdict(found) for found in explain(one.case)],
         "why": " ".join(one.experiment.why.split()),
         "kernel": header.kernel if header else None,
         "versions": header.versions if header else {},
@@ -46,14 +54,20 @@ def _step(one: Run, number: int) -> dict[str, Any]:
     step = one.experiment.steps[number]
     end = one.record.steps.get(number)
     responses = list(one.record.responses_of(number))
+    predicted = predictions(one.case)[number]
     return {
         "name": step.name,
         "reference": step.reference,
         "seen": outcome_words(responses),
         "requests": len(responses),
         "ok": sum(response.ok for response in responses),
+        "predicted_ok": {"least": predicted.least, "most": predicted.most} if predicted else None,
         "took_ms": round(one.record.span_ms(number, number), 3) if end else None,
     }
+
+
+def _of_step(one: Run, found: Closes | Refused) -> dict[str, Any]:
+    return {**asdict(found), "step": one.experiment.steps[found.step].name}
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
