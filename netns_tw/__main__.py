@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
+from typing import NoReturn
 
 EXIT_BUG = 4
 EXIT_INTERRUPTED = 130
@@ -44,7 +46,20 @@ def main() -> int:
         signal.signal(signum, signal.SIG_IGN)
     if code == EXIT_INTERRUPTED:
         print("netns_tw: interrupted; nothing is left behind", file=sys.stderr)
+        _leave(code)
     return code
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit at once with *code*.
+
+    CPython remembers a KeyboardInterrupt that passed through exec() of a string, as dataclasses do it, even one that
+    was caught, and ends by SIGINT instead (unhandled_keyboard_interrupt, Python/pythonrun.c).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,10 @@ DIRECT_CASES: dict[str, tuple[dict[str, Look], str]] = {
         direct(HALF, accepted(rows("close-wait", (1024,), TO_SERVER)), tcp(TW=1, ActiveOpens=1), tcp(PassiveOpens=1)),
         "client-server 1: 1/0, both 0, reset 0, open 1",
     ),
+    "a SYN that is not answered yet is none either": (
+        direct([*WAITING, *rows("syn-sent", (1030,), TO_SERVER)], [], tcp(TW=3, ActiveOpens=4), tcp(PassiveOpens=3)),
+        "client-server 3: 3/0, both 0, reset 0, open 0",
+    ),
     "connect() that failed is no connection": (
         direct([], [], tcp(TW=3, ActiveOpens=5, AttemptFails=2), tcp(PassiveOpens=3)),
         "client-server 3: 3/0, both 0, reset 0, open 0",
@@ -194,6 +198,13 @@ LB_CASES: dict[str, tuple[list[dict[str, Look]], list[str]]] = {
             behind_lb(grew(2, 2), grew(2, 2, 2), grew(0, 0, 2), UP),
         ],
         ["client-lb 2: 2/0, both 0, reset 0, open 0", "lb-backend 2: 2/0, both 0, reset 0, open 0"],
+    ),
+    "an orphan of the step before has its TIME_WAIT in this one, and no entry": (
+        [
+            behind_lb(grew(1, 1), grew(1, 1, 1), grew(0, 0, 1), rows("fin-wait-2", (1024,), TO_BACKEND, LB_UP)),
+            behind_lb(grew(0, 5), grew(5, 0, 5), {}, [*UP[:1], *TEN_ACCEPTED[:5]]),
+        ],
+        ["client-lb 5: 0/5, both 0, reset 0, open 0"],
     ),
     "an overflow may belong to either side": (
         [behind_lb(grew(3, 10), grew(5, 2, 10, TCPTimeWaitOverflow=5), grew(2, 0, 2))],
@@ -287,6 +298,36 @@ def test_a_neighbour_that_was_not_asked_has_no_flow() -> None:
     ]
 
 
+def test_an_idle_connection_is_none_that_was_opened() -> None:
+    """What it had before, and what its two ends open and accept with others meanwhile."""
+    lab = topology(
+        "client 198.18.1.2 - one 198.18.1.1", "client 198.18.2.2 - two 198.18.2.1", "other 198.18.3.2 - one 198.18.3.1"
+    )
+    idle = rows("established", (1024,), "198.18.1.1:80", "198.18.1.2")
+    mine = rows("time-wait", (1026, 1028), "198.18.2.1:80", "198.18.2.2")
+    others = rows("time-wait", (1024,), "198.18.3.1:80", "198.18.3.2")
+    before = {"client": Look(idle), "one": Look([HTTP, *accepted(idle)]), "two": Look([HTTP])}
+    look = {
+        "client": Look([*idle, *mine], grew(2, 2)),
+        "one": Look([HTTP, *accepted(idle)], grew(0, 0, 1)),
+        "two": Look([HTTP], grew(0, 0, 2)),
+        "other": Look(others, grew(1, 1)),
+    }
+    assert told(lab, before, look) == [
+        "client-one 0: 0/0, both 0, reset 0, open 1",
+        "client-two 2: 2/0, both 0, reset 0, open 0",
+        "other-one 1: 1/0, both 0, reset 0, open 0",
+    ]
+
+
+def test_an_address_behind_the_neighbour_is_reached_over_the_link_to_it() -> None:
+    """The server's address on its other side."""
+    lab = topology("client 198.18.1.2 - server 198.18.1.1", "server 198.18.2.1 - store 198.18.2.2")
+    mine = rows("time-wait", (1024,), "198.18.2.1:80", "198.18.1.2")
+    (one,) = write(lab, [NOTHING, direct(mine, [], grew(1, 1), grew(0, 0, 1))]).closes
+    assert (one.link, words(one)) == ("client:eth0 -- server:eth0", "client-server 1: 1/0, both 0, reset 0, open 0")
+
+
 def test_several_links_between_two_nodes() -> None:
     """Each connection counts once, on the link whose address was asked; on both where sockets show both."""
     lab = topology("client 198.18.1.2 - server 198.18.1.1", "client 198.18.2.2 - server 198.18.2.1")
@@ -315,13 +356,14 @@ def test_two_nodes_that_open_to_each_other() -> None:
     """The listener's port says which end of a socket opened it."""
     there = rows("time-wait", (1024, 1026), TO_SERVER)
     back = accepted(rows("time-wait", (2000,), f"{CLIENT}:80", SERVER))
+    kept = rows("established", (2002,), f"{CLIENT}:80", SERVER)
     look = {
-        "client": Look([HTTP, *there, *back], tcp(TW=3, ActiveOpens=2, PassiveOpens=1)),
-        "server": Look([HTTP], tcp(ActiveOpens=1, PassiveOpens=2)),
+        "client": Look([HTTP, *there, *back, *accepted(kept)], tcp(TW=3, ActiveOpens=2, PassiveOpens=2)),
+        "server": Look([HTTP, *kept], tcp(ActiveOpens=2, PassiveOpens=2)),
     }
     assert told(DIRECT, {"client": Look([HTTP]), "server": Look([HTTP])}, look) == [
         "client-server 2: 2/0, both 0, reset 0, open 0",
-        "server-client 1: 0/1, both 0, reset 0, open 0",
+        "server-client 2: 0/1, both 0, reset 0, open 1",
     ]
 
 
@@ -415,7 +457,8 @@ def test_what_was_opened_after_the_last_look_is_no_steps() -> None:
 
 def test_other_connections_of_a_captured_link() -> None:
     """Those of another opener or acceptor are other flows."""
-    found = [close(2000, 10.0, "opener"), close(2001, 11.0, "opener", SERVER, CLIENT), close(1024, 20.0, "opener")]
+    strange = [close(2001, 11.0, "opener", SERVER, CLIENT), close(2002, 12.0, "opener", "198.18.9.9", CLIENT)]
+    found = [close(2000, 10.0, "opener"), *strange, close(1024, 20.0, "opener")]
     assert of_capture(captured(*found))[0] == "capture client-server 2: 1/0, both 0, reset 0, open 1"
 
 

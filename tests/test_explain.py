@@ -448,6 +448,26 @@ SILENT: dict[str, tuple[Case, str]] = {
         exhausted(tcp(TW=10, ActiveOpens=10), waiting([*range(1024, 1030), *range(1031, 1035)])),
         "odd-range-hides-a-port",
     ),
+    "an odd range, but two ports are free": (
+        exhausted(tcp(TW=9, ActiveOpens=9), waiting([*range(1025, 1030), *range(1031, 1035)])),
+        "odd-range-hides-a-port",
+    ),
+    "the server closed first, but not always": (
+        behind_lb(UP, tcp(TW=2, ActiveOpens=6), tcp(TW=4, PassiveOpens=6), ["200"] * 6),
+        "acceptor-closed-first",
+    ),
+    "no race where the client closes all": (
+        direct(Look(waiting([1024]), tcp(TW=1, ActiveOpens=1)), tcp(PassiveOpens=1), ["200"]),
+        "close-race",
+    ),
+    "RSTs that ended no connection": (
+        direct(Look(waiting([1024]), tcp(TW=1, ActiveOpens=1)), tcp(PassiveOpens=1, OutRsts=3), ["200"]),
+        "reset",
+    ),
+    "upstreams that are down for another reason": (
+        behind_lb([], {}, {}, ["502"], ["no live upstreams while connecting to upstream"]),
+        "no-live-upstreams",
+    ),
     "an even range": (
         exhausted(
             tcp(TW=11), waiting(range(1025, 1036)),

@@ -104,10 +104,6 @@ LOOKS: dict[str, tuple[list[list[Row]], list[tuple[float, float, str]]]] = {
         [waiting(59_000), OPEN],
         [(-1000.0, 1000.0, "time-wait"), (1000.0, 1000.0, "established!")],
     ),
-    "an hour is not a reuse": (
-        [waiting(59_000), *[FREE] * 60, OPEN],
-        [(-1000.0, 1000.0, "time-wait"), (61_000.0, 61_000.0, "established")],
-    ),
 }
 
 
@@ -191,7 +187,10 @@ def test_requests_fill_gaps(case: str) -> None:
 def test_no_port_is_taken_over_where_the_kernel_counted_none() -> None:
     """A late clock makes a timer seem to end later; TWRecycled says that it is the same one. One that ended is not."""
     assert of_port(looked(FREE, waiting(59_400), waiting(58_700))) == [(400.0, 2000.0, "time-wait")]
+    assert of_port(looked(FREE, waiting(59_400), waiting(58_440), recycled=1)) == [(400.0, 2000.0, "time-wait")]
     assert of_port(looked(waiting(59_000), OPEN))[1] == (1000.0, 1000.0, "established")
+    an_hour = looked(waiting(59_000), *[FREE] * 60, OPEN, recycled=1)
+    assert of_port(an_hour)[1] == (61_000.0, 61_000.0, "established")
     assert of_port(looked(waiting(300), waiting(59_400))) == [
         (-59_700.0, 300.0, "time-wait"),
         (400.0, 1000.0, "time-wait"),
@@ -341,13 +340,13 @@ def test_holders_change() -> None:
 
 def test_a_port_that_was_asked_for() -> None:
     """bind() of a given port minds a socket on it, whatever its remote; the range's other ports do not matter."""
-    other = rows("time-wait", [2000], f"{SERVER}:81")
+    other = rows("time-wait", [1024, 2000], f"{SERVER}:443")
     outcomes = ["EADDRINUSE bind", "EADDRINUSE bind", "EADDRNOTAVAIL connect"]
     lines = responses(0, outcomes, [1024, 2000, 1030])
     case = looked([*waiting(59_000), *other], [*waiting(58_000), *other], lines=lines)
     assert refused(case) == [
         "0.0-0 x1 EADDRINUSE asked 1024 client to 198.18.0.1:80: 1024 time-wait",
-        "0.1-1 x1 EADDRINUSE asked 2000 client to 198.18.0.1:81: 2000 time-wait",
+        "0.1-1 x1 EADDRINUSE asked 2000 client to 198.18.0.1:443: 2000 time-wait",
         "0.2-2 x1 EADDRNOTAVAIL asked 1030 client to 198.18.0.1:80: ",
     ]
 
@@ -389,6 +388,10 @@ FREE_PORTS: dict[str, tuple[list[list[Row]], Sequence[Response | Dump]]] = {
         responses(0, ["502"]),
     ),
     "nothing is known of its ports": ([[], []], responses(0, ["502"])),
+    "the port that connect() never takes does not count": (
+        [upstream("1024 59000", "1026 59000"), upstream("1024 58000", "1026 58000")],
+        responses(0, ["502"]),
+    ),
 }
 
 
@@ -396,6 +399,14 @@ FREE_PORTS: dict[str, tuple[list[list[Row]], Sequence[Response | Dump]]] = {
 def test_a_502_while_ports_are_free_has_another_reason(case: str) -> None:
     looks, lines = FREE_PORTS[case]
     assert refused(lb_case(*looks, lines=lines)) == []
+
+
+def test_where_no_port_is_usable_nothing_held_it() -> None:
+    """All of the range is reserved: there is no port to be held, and a 502 has no holder."""
+    sysctls = {RANGE: "1024 1025", "net.ipv4.ip_local_reserved_ports": "1024-1025"}
+    lab = topology("client 198.18.1.2 - lb 198.18.1.1", "lb 198.18.2.1 - backend 198.18.2.2", lb=sysctls)
+    case = lb_case(upstream("1024 500"), [], lines=responses(0, ["502"], from_ms=800), lab=lab)
+    assert (case.refusals, case.port_maps[0].usable) == ([], 0)
 
 
 def test_a_jiffy_is_granted() -> None:

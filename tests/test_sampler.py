@@ -15,7 +15,7 @@ from conftest import in_sandbox
 from netns_tw.kernel import netns, sysctl
 from netns_tw.kernel.counters import Counters
 from netns_tw.kernel.link import LOOPBACK_INDEX, Rtnl
-from netns_tw.kernel.sockdiag import TcpSocket
+from netns_tw.kernel.sockdiag import ALL_STATES, SockDiag, TcpSocket
 from netns_tw.measure.observer import Observer
 from netns_tw.measure.sampler import DUMP_MS, GAUGES_MS, SAME_TIMER_MS, SAMPLED, SHARE, Sampler, has_changed
 from netns_tw.wait import wait_until
@@ -193,6 +193,34 @@ def test_a_timer_that_runs_down_is_no_change() -> None:
         sampler = Sampler(eyes, told.on_gauges, told.on_sockets)
         for _ in range(4):
             after_next_round(sampler)
+        return len(told.sockets)
+
+    assert in_sandbox(inside) == 1
+
+
+class Late(SockDiag):
+    """A reader on a machine so busy that the sockets are read long after the clock was."""
+
+    late_s = 3 * SAME_TIMER_MS / 1000
+
+    def dump(self, states: int = ALL_STATES) -> list[TcpSocket]:
+        due = time.monotonic() + self.late_s
+        wait_until(lambda: time.monotonic() >= due, "the reader has its turn", ROUND_S)
+        return super().dump(states)
+
+
+def test_a_late_reading_is_no_change() -> None:
+    """The timer only seems to end later at the reading after it."""
+
+    def inside() -> int:
+        eyes = add("one")
+        closed_by_opener(eyes["one"], listener("one"))
+        eyes["one"].sockets = late = Late("one")
+        told = Told()
+        sampler = Sampler(eyes, told.on_gauges, told.on_sockets)
+        after_next_round(sampler)
+        late.late_s = 0.0
+        after_next_round(sampler)
         return len(told.sockets)
 
     assert in_sandbox(inside) == 1

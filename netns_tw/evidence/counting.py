@@ -30,7 +30,7 @@ from netns_tw.evidence.traffic import (
     TIME_WAIT_MS,
     Flow,
     StepEvidence,
-)  # fmt: skip
+)
 from netns_tw.model.ports import Bounds
 
 OVERFLOW = "TcpExtTCPTimeWaitOverflow"

@@ -29,7 +29,7 @@ from netns_tw.evidence.traffic import (
     TIME_WAIT,
     TIME_WAIT_MS,
     destination,
-)  # fmt: skip
+)
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.ports import parse_ports, usable_ports
 from netns_tw.model.record import Record, Row
@@ -192,10 +192,11 @@ def _filled(intervals: list[Interval], requests: Sequence[_Request]) -> Iterator
     moment, and the request both its ends.
     """
     lasting = [one for one in intervals if one.state in OPEN]
-    kept = [one for one in requests if one.is_kept and any(_overlap(one, each) for each in lasting)]
     single = [one for one in requests if not one.is_kept]
     yield from (one for one in intervals if one.state not in OPEN or not any(_overlap(each, one) for each in single))
-    yield from (Interval(one.from_ms, one.to_ms, ESTABLISHED) for one in requests if one not in kept)
+    for one in requests:
+        if not (one.is_kept and any(_overlap(one, each) for each in lasting)):
+            yield Interval(one.from_ms, one.to_ms, ESTABLISHED)
 
 
 def _overlap(one: _Request, other: Interval) -> bool:
@@ -209,6 +210,8 @@ def _intervals(looks: Mapping[int, Row], times: Sequence[float], recycles: bool)
     for number_now, row in looks.items():
         at, state = times[number_now], row[0]
         began, to = (at + row[5] - TIME_WAIT_MS, at + row[5]) if state == TIME_WAIT else (at, at)
+        if last and last.state in OPEN:
+            began = max(began, last.to_ms)  # a timer is read in jiffies, and it was seen open then
         if last:
             gone = times[number + 1]  # the first look after it, if that one did not show it
             is_later = to - last.to_ms > CLOCK_MS and (recycles or last.to_ms < at)

@@ -95,23 +95,9 @@ class StepEvidence:
 
     def opener_rows(self, flow: Flow, snapshot: Snapshot) -> list[Row]:
         """The sockets of a flow's connections at its opener."""
-        mine, owners = self._listening[flow.opener], self._owners
-        theirs = (None, None)
-        return [
-            row
-            for row in snapshot.sockets
-            if row[0] != LISTENING and row[2] not in mine and owners.get(row[3], theirs)[0] == flow.acceptor
-        ]
-
-    def acceptor_rows(self, flow: Flow, snapshot: Snapshot) -> list[Row]:
-        """The sockets of a flow's connections at its acceptor."""
-        mine, owners = self._listening[flow.acceptor], self._owners
-        theirs = (None, None)
-        return [
-            row
-            for row in snapshot.sockets
-            if row[0] != LISTENING and row[2] in mine and owners.get(row[3], theirs)[0] == flow.opener
-        ]
+        mine = self._listening[flow.opener]
+        there = {address for address, (node, _) in self._owners.items() if node == flow.acceptor}
+        return [row for row in snapshot.sockets if row[0] != LISTENING and row[2] not in mine and row[3] in there]
 
     @cached_property
     def flows(self) -> list[Flow]:
