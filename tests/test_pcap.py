@@ -89,7 +89,7 @@ def test_every_link_is_captured_whole(tmp_path: Path) -> None:
     """Races, reuse and two clients; every capture agrees with tshark and with the counters."""
     if not shutil.which("tshark"):
         pytest.skip("tshark is not installed: apt-get install tshark")
-    names = ("lb3ports/lb-exhausts-its-ports", "lb3ports/reuse-gives-each-port-once-per-delay")
+    names = ("lb3ports/the-log-names-errno-99", "lb3ports/reuse-gives-each-port-once-per-delay")
     runs = replayed(tmp_path / "out", *names, "crowd", "direct/no-reuse-back-to-back")
     assert len(runs) == 6
     for run in runs:

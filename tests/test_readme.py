@@ -63,7 +63,7 @@ def test_what_is_run_elsewhere_stands_in_the_readme() -> None:
     assert "exec scripts/test" in (ROOT / ".ci" / "run").read_text()
 
 
-RACE = re.compile(r"^so +(?:Who closed first|Of ).*?(?=^(?:so|log) )", re.M | re.S)
+RACE = re.compile(r"^so +(?:who closed first|of ).*?(?=^(?:so|log) )", re.M | re.S)
 """Sentences that depend on who wins the race: they are told when it was won and lost."""
 
 

@@ -14,7 +14,7 @@ from netns_tw.model import labs
 
 pytestmark = pytest.mark.netns
 
-LB = ("lb3ports/lb-exhausts-its-ports", "lb3ports/keepalive-requests-is-a-budget")
+LB = ("lb3ports/the-log-names-errno-99", "lb3ports/keepalive-requests-is-a-budget")
 """The load balancer's experiments that are not thousands of curl processes; scripts/stress has these too."""
 SKIPPED = {"direct/recycle-is-gone": "removed in Linux 4.12"}
 NEEDS_BUILT_IN = {"lb3ports/reuse-gives-each-port-once-per-delay": "nginx cannot stand in for close style client-first"}
@@ -58,7 +58,7 @@ def test_all_pass_as_their_files_say() -> None:
 
 
 def test_all_pass_with_the_built_in_programs() -> None:
-    found = replay("--server", "h11", *LB, "lb3ports/upstream-keepalive-cures", "crowd", "direct/no-reuse-back-to-back")
+    found = replay("--server", "h11", "lb3ports/lb-exhausts-its-ports", LB[1], "crowd", "direct/no-reuse-back-to-back")
     assert_all_pass(found, SKIPPED)
     assert found["lb3ports/lb-exhausts-its-ports"]["steps"][0]["seen"] == "2 x 200, 998 x 502"
 

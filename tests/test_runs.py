@@ -181,7 +181,7 @@ def test_under_sudo_the_record_is_the_callers(tmp_path: Path) -> None:
 
 
 @pytest.mark.netns
-@pytest.mark.parametrize("moment", [0.05, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("moment", [0.05, 0.6])
 def test_a_kill_loses_at_most_the_line_being_written(tmp_path: Path, moment: float) -> None:
     """SIGKILL to the command, at any moment: every line of the record but perhaps the last is whole."""
     out = tmp_path / "out"

@@ -97,7 +97,7 @@ def _explanation(one: Explanation) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="bold", width=4)
     grid.add_column()
-    text = plain(f"{one.text[:1].upper()}{one.text[1:]}.")
+    text = plain(f"{one.text}.")
     text.append(f"  [{escaped(one.proof)}]", style="dim")
     grid.add_row("so", text)
     return grid
