@@ -162,7 +162,7 @@ def test_under_sudo_the_record_is_the_callers(tmp_path: Path) -> None:
         pytest.skip("needs root, as sudo gives it")
     nobody = 65534
     folder = tmp_path / "runs"
-    for path in (tmp_path, *tmp_path.parents[:2]):
+    for path in (tmp_path, *tmp_path.parents[:3]):
         path.chmod(0o755)
     folder.mkdir()
     os.chown(folder, nobody, nobody)
