@@ -18,7 +18,7 @@ from netns_tw.errors import EXIT_ENVIRONMENT, EXIT_PASS, EXIT_USAGE, NetnsTwErro
 
 EXIT_CODES = """exit codes:
   0 pass   1 fail   2 usage or file error   3 the machine lacks something   4 broken instrument
-  5 inconclusive (too slow for its own time limit)   130 interrupted
+  5 inconclusive (too slow for its own time limit, or a race went another way)   130 interrupted
 """
 
 
