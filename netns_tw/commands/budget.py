@@ -16,14 +16,10 @@ from netns_tw.errors import EXIT_PASS, UsageError, near_match
 from netns_tw.model import labs
 from netns_tw.model.budget import DEFAULT_DELAY_MS, LONGEST_DELAY_MS, SHORTEST_DELAY_MS, Budget, PortChoice
 from netns_tw.model.ports import MAX_PORT, parse_ports
-from netns_tw.model.topology import DEFAULT_PORT_RANGE, PORT_RANGE, RESERVED_PORTS, Topology
+from netns_tw.model.topology import MAX_TW_BUCKETS, TIMESTAMPS, TW_REUSE, TW_REUSE_DELAY, Topology
 
 T = TypeVar("T")
 
-TW_REUSE = "net.ipv4.tcp_tw_reuse"
-TW_REUSE_DELAY = "net.ipv4.tcp_tw_reuse_delay"
-TIMESTAMPS = "net.ipv4.tcp_timestamps"
-MAX_TW_BUCKETS = "net.ipv4.tcp_max_tw_buckets"
 LARGEST = 1_000_000_000
 """Of any number given: beyond it a float has no room for what is made of it."""
 DEFAULT_TW_REUSE = 2
@@ -160,11 +156,11 @@ def _of_node(word: str) -> dict[str, Any]:
         except ValueError:
             raise UsageError(f"node {name}: {key} = {sysctls[key]!r} is no whole number") from None
 
-    low, high = (int(one) for one in sysctls.get(PORT_RANGE, DEFAULT_PORT_RANGE).split())
+    low, high = nodes[name].port_range
     found: dict[str, Any] = {
         "low": low,
         "high": high,
-        "reserved": parse_ports(sysctls.get(RESERVED_PORTS, "")),
+        "reserved": nodes[name].reserved_ports,
         "listening": _listening(topology, name),
         "tw_reuse": number(TW_REUSE, DEFAULT_TW_REUSE),
         "delay_ms": number(TW_REUSE_DELAY, DEFAULT_DELAY_MS),

@@ -9,16 +9,12 @@ from functools import cached_property
 from netns_tw.evidence.closers import Closes, closes
 from netns_tw.evidence.portmap import PortMap, port_maps
 from netns_tw.evidence.refused import Refused, refusals
-from netns_tw.evidence.traffic import destination
+from netns_tw.evidence.traffic import destination, growth
+from netns_tw.model.budget import DEFAULT_DELAY_MS
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.ports import Bounds
 from netns_tw.model.record import BEFORE, Record, Row
-from netns_tw.model.topology import Topology
-
-REUSE = "net.ipv4.tcp_tw_reuse"
-DELAY = "net.ipv4.tcp_tw_reuse_delay"
-TIMESTAMPS = "net.ipv4.tcp_timestamps"
-DELAY_BEFORE_6_14_MS = 1000
+from netns_tw.model.topology import TW_REUSE_DELAY, Topology
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class Case:
         before, after = self.record.snapshots.get((BEFORE, node)), self.record.snapshots.get((self.last_step, node))
         if before is None or after is None:
             return 0
-        return sum(max(after.counters.get(name, 0) - before.counters.get(name, 0), 0) for name in counters)
+        return growth(before, after, counters)
 
     def sysctl(self, node: str, name: str) -> int | None:
         """An effective sysctl of *node* as a number; None where it is unknown."""
@@ -89,8 +85,8 @@ class Case:
 
     def delay_ms(self, node: str) -> int:
         """The age from which *node* takes a TIME_WAIT over, ms."""
-        delay = self.sysctl(node, DELAY)
-        return DELAY_BEFORE_6_14_MS if delay is None else delay
+        delay = self.sysctl(node, TW_REUSE_DELAY)
+        return DEFAULT_DELAY_MS if delay is None else delay  # before 6.14 there was no sysctl for it
 
     def acceptor_of(self, node: str, remote: str) -> str:
         """The node that *remote*, ``ADDRESS:PORT``, belongs to; empty if none does."""

@@ -27,10 +27,10 @@ from netns_tw.evidence.traffic import (
     OPEN,
     RECYCLED,
     TIME_WAIT,
-    TIME_WAIT_MS,
     Flow,
     StepEvidence,
 )
+from netns_tw.model.budget import TIME_WAIT_MS
 from netns_tw.model.ports import Bounds
 
 OVERFLOW = "TcpExtTCPTimeWaitOverflow"

@@ -27,13 +27,13 @@ from netns_tw.evidence.traffic import (
     OPEN,
     RECYCLED,
     TIME_WAIT,
-    TIME_WAIT_MS,
     destination,
 )
+from netns_tw.model.budget import TIME_WAIT_MS
 from netns_tw.model.experiment import Experiment
-from netns_tw.model.ports import parse_ports, usable_ports
+from netns_tw.model.ports import usable_ports
 from netns_tw.model.record import Record, Row
-from netns_tw.model.topology import DEFAULT_PORT_RANGE, PORT_RANGE, RESERVED_PORTS, Listen, Topology
+from netns_tw.model.topology import Listen, Topology
 
 WIDEST = 4096
 """Of a range up to this width every port is listed, of a wider one only those that were used."""
@@ -147,9 +147,8 @@ def _recycles(record: Record, node: str) -> bool:
 
 
 def _range(topology: Topology, node: str, listening: set[int]) -> tuple[int, int, frozenset[int]]:
-    sysctls = topology.nodes[node].sysctls
-    low, high = (int(word) for word in sysctls.get(PORT_RANGE, DEFAULT_PORT_RANGE).split())
-    taken = listening | parse_ports(sysctls.get(RESERVED_PORTS, ""))
+    low, high = topology.nodes[node].port_range
+    taken = listening | topology.nodes[node].reserved_ports
     if high - low == 2:  # the third port of three is never found
         taken = taken | {high}
     return low, high, frozenset(port for port in taken if low <= port <= high)

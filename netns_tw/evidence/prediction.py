@@ -15,19 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from netns_tw.evidence.case import DELAY, REUSE, TIMESTAMPS, Case
+from netns_tw.evidence.case import Case
+from netns_tw.evidence.traffic import destination
 from netns_tw.model.budget import DEFAULT_DELAY_MS, Budget, predict
 from netns_tw.model.experiment import Step
 from netns_tw.model.ports import Bounds
 from netns_tw.model.record import Ran, Response
+from netns_tw.model.topology import MAX_TW_BUCKETS, TIMESTAMPS, TW_REUSE, TW_REUSE_DELAY
 
 OPENER, ACCEPTOR, RACE = "opener", "acceptor", "race"
 JIFFY_MS = 12.0
 """What the client's clock and a TIME_WAIT's may differ by."""
 NO_LIMIT = 10**9
-BUCKETS = "net.ipv4.tcp_max_tw_buckets"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def predictions(case: Case) -> list[Prediction | None]:
 
 def _path(case: Case, step: Step) -> _Path | None:
     built = case.record.built
-    target = case.topology.owner_of(str(urlsplit(step.url).hostname))
+    target = case.topology.owner_of(destination(step.url).address)
     if built is None or target not in built.programs or step.concurrency > 1:
         return None
     ran = built.programs[target]
@@ -145,11 +145,11 @@ def _cumulative(case: Case, steps: Sequence[int], budget: Budget, path: _Path) -
 def _budget(case: Case, path: _Path) -> Budget | None:
     """The opener's budget by its effective sysctls; None where tcp_max_tw_buckets frees ports early."""
     ports = next((one for one in case.port_maps if one.node == path.opener), None)
-    reuse = case.sysctl(path.opener, REUSE)
+    reuse = case.sysctl(path.opener, TW_REUSE)
     if ports is None or reuse not in (0, 1, 2):
         return None
-    buckets = case.sysctl(path.opener, BUCKETS)
-    delay = case.sysctl(path.opener, DELAY)
+    buckets = case.sysctl(path.opener, MAX_TW_BUCKETS)
+    delay = case.sysctl(path.opener, TW_REUSE_DELAY)
     has_timestamps = all(case.sysctl(node, TIMESTAMPS) != 0 for node in (path.opener, path.acceptor))
     found = Budget(
         ports.low, ports.high, ports.unusable, tw_reuse=reuse, has_timestamps=has_timestamps,

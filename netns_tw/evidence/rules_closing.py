@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from netns_tw.evidence.case import Case, Explanation, plural, total
 from netns_tw.evidence.counting import ENTRIES, FIN_TIMEOUT, OVERFLOW
-from netns_tw.evidence.traffic import TIME_WAIT, TIME_WAIT_MS
+from netns_tw.evidence.traffic import TIME_WAIT
+from netns_tw.model.budget import TIME_WAIT_MS
 from netns_tw.model.ports import Bounds
 from netns_tw.model.record import BEFORE
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
 
-from netns_tw.evidence.case import REUSE, TIMESTAMPS, Case, Explanation, plural, total
+from netns_tw.evidence.case import Case, Explanation, plural, total
 from netns_tw.evidence.counting import ENTRIES
 from netns_tw.evidence.portmap import PortMap
 from netns_tw.evidence.refused import ERRNOS, Refused
 from netns_tw.evidence.traffic import ESTABLISHED, RECYCLED, TIME_WAIT
+from netns_tw.model.topology import TIMESTAMPS, TW_REUSE
 
 KEPT_OPEN = (ESTABLISHED, "close-wait")
 FEW = 4
@@ -65,7 +66,7 @@ def reuse(case: Case) -> Iterator[Explanation]:
     """What tcp_tw_reuse did on each node that opened connections, and why it did no more."""
     openers = {one.node for one in case.refusals} | {one.opener for one in case.closes}
     for node in sorted(openers - {step.node for step in case.experiment.steps if step.source_ports}):
-        value, recycled = case.sysctl(node, REUSE), case.grew(node, RECYCLED)
+        value, recycled = case.sysctl(node, TW_REUSE), case.grew(node, RECYCLED)
         waiting = [one for one in case.refusals if one.node == node and _has_waiting(one)]
         proof = f"TWRecycled +{recycled} on {node}"
         if value == 1 and recycled:
@@ -109,7 +110,7 @@ def _reused_nothing(
             f" applies between {node} and {names}"
         )
         return "reuse-for-loopback-only", text
-    if value == 0 and names and all(case.sysctl(one, REUSE) == 1 for one in acceptors):
+    if value == 0 and names and all(case.sysctl(one, TW_REUSE) == 1 for one in acceptors):
         text = (
             f"on {names} tcp_tw_reuse = 1 does nothing here: it is the opener's setting, and on {node}, which opens,"
             " it is 0"

@@ -18,8 +18,6 @@ from urllib.parse import urlsplit
 from netns_tw.model.record import BEFORE, Record, Row, Snapshot
 from netns_tw.model.topology import Link, Listen, Topology
 
-TIME_WAIT_MS = 60_000
-"""TCP_TIMEWAIT_LEN (include/net/tcp.h)."""
 LISTENING, TIME_WAIT, ESTABLISHED = "listening", "time-wait", "established"
 OPEN = frozenset(
     ("established", "syn-sent", "syn-recv", "fin-wait-1", "fin-wait-2", "close-wait", "last-ack", "closing")
@@ -45,6 +43,11 @@ def destination(url: str) -> Listen:
     with suppress(ValueError):  # of IPv6 there are many spellings
         host = str(ipaddress.ip_address(host))
     return Listen(host, parts.port or 80)
+
+
+def growth(before: Snapshot, after: Snapshot, counters: Iterable[str]) -> int:
+    """How much the sum of some counters grew between two snapshots of a node; a counter never falls."""
+    return sum(max(after.counters.get(name, 0) - before.counters.get(name, 0), 0) for name in counters)
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,7 @@ class StepEvidence:
 
     def grew(self, node: str, *counters: str) -> int:
         """How much the sum of some counters of *node* grew; a counter never falls."""
-        before, after = self.before[node].counters, self.after[node].counters
-        return sum(max(after.get(name, 0) - before.get(name, 0), 0) for name in counters)
+        return growth(self.before[node], self.after[node], counters)
 
     def lasted_ms(self, node: str) -> float:
         """Ms between the two snapshots of *node*."""

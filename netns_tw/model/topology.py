@@ -14,6 +14,10 @@ MAX_IFNAME_BYTES = 15
 PORT_RANGE = "net.ipv4.ip_local_port_range"
 RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
 DEFAULT_PORT_RANGE = "32768 60999"
+TW_REUSE = "net.ipv4.tcp_tw_reuse"
+TW_REUSE_DELAY = "net.ipv4.tcp_tw_reuse_delay"
+TIMESTAMPS = "net.ipv4.tcp_timestamps"
+MAX_TW_BUCKETS = "net.ipv4.tcp_max_tw_buckets"
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -109,6 +113,25 @@ class Node:
     programs: Programs | None = None
     routes: tuple[Route, ...] = ()
 
+    @property
+    def port_range(self) -> tuple[int, int]:
+        """The first and last port of its ip_local_port_range, the kernel's default where its file sets none.
+
+        Raises:
+            ValueError: its sysctls hold no port range.
+        """
+        low, high = (int(word) for word in self.sysctls.get(PORT_RANGE, DEFAULT_PORT_RANGE).split())
+        return low, high
+
+    @property
+    def reserved_ports(self) -> frozenset[int]:
+        """The ports of its ip_local_reserved_ports.
+
+        Raises:
+            ValueError: its sysctls hold no list of ports there.
+        """
+        return budget.parse_ports(self.sysctls.get(RESERVED_PORTS, ""))
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -176,6 +199,5 @@ class Topology:
         Raises:
             ValueError: its sysctls hold no port range.
         """
-        sysctls = self.nodes[node].sysctls
-        low, high = (int(word) for word in sysctls.get(PORT_RANGE, DEFAULT_PORT_RANGE).split())
-        return budget.usable_ports(low, high, budget.parse_ports(sysctls.get(RESERVED_PORTS, "")))
+        found = self.nodes[node]
+        return budget.usable_ports(*found.port_range, found.reserved_ports)

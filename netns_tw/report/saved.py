@@ -205,7 +205,7 @@ class _Checks:
     def __init__(self, experiment: Experiment, topology: Topology) -> None:
         self._steps = experiment.steps
         self._nodes = topology.nodes.keys()
-        self._links = {f"{link.left} -- {link.right}" for link in topology.links}
+        self._links = {link.name for link in topology.links}
         self._answered = [bytearray(step.requests) for step in experiment.steps]
         """By step and request, whether its response has come."""
 
