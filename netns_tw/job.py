@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from netns_tw.errors import EnvironmentLacks, NetnsTwError, Skip
 from netns_tw.kernel import process
+from netns_tw.kernel.inside import Proof
 from netns_tw.model import closers, pcapng
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.record import Built, Captured, Close, Header, Line, Ran, Trouble
@@ -28,6 +29,18 @@ BUSY_INTERVAL_MS = 50
 
 
 @dataclass(frozen=True)
+class Inside:
+    """A lab that is up, to replay an experiment in."""
+
+    name: str
+    init: Proof
+    programs: Mapping[str, Program]
+    """What runs on its nodes."""
+    differs: tuple[str, ...] = ()
+    """In what it is not the lab that the claim is about, as far as its files tell."""
+
+
+@dataclass(frozen=True)
 class Job:
     """One experiment to replay, and with what."""
 
@@ -40,6 +53,8 @@ class Job:
     """The lab's files, for the record."""
     hold: bool = False
     attempt: int = 1
+    inside: Inside | None = field(default=None, hash=False)
+    """The lab that is up; None: one of its own is built."""
 
     @property
     def is_tight(self) -> bool:
@@ -73,24 +88,28 @@ class Files:
 
 
 def carry_out(job: Job, emit: Emit, captures: Mapping[str, int]) -> None:
-    """Build the job's lab, replay its experiment and emit the record's lines; as PID 1 of a sandbox.
+    """Build the job's lab, replay its experiment and emit the record's lines; as PID 1 of a sandbox, or as a visit.
 
     What stops it is a line of the record too.
     """
-    from netns_tw import lab
-    from netns_tw.programs.choice import NO_CURL, choose
+    from netns_tw import lab, stage
+    from netns_tw.programs.choice import NO_CURL
     from netns_tw.replay import Choices, Replay, now_ms
 
     zero_ms, zero_ns = now_ms(), time.time_ns()
     began = datetime.now(UTC).isoformat(timespec="milliseconds")
     where = (job.topology.name, job.experiment.claim_id, lab.kernel_release(), job.versions, job.files)
-    emit(Header(*where, job.client, job.servers, began, os.cpu_count() or 1, job.attempt))
+    inside = job.inside.name if job.inside else ""
+    emit(Header(*where, job.client, job.servers, began, os.cpu_count() or 1, job.attempt, inside))
     try:
         curl = process.find_program("curl")
         if curl is None and "curl" in {job.client or step.client for step in job.experiment.steps}:
             raise EnvironmentLacks(NO_CURL)
-        programs, notes = choose(job.topology, job.servers, process.find_program("nginx") is not None)
-        with lab.RunningLab(job.topology, dict(programs), captures) as running:
+        if job.inside:
+            stage.take(job.inside.name)
+            emit = stage.shown(emit)
+        running, notes = _lab_of(job, captures)
+        with running:
             emit(_built(job, running, notes, now_ms() - zero_ms))
             replay = Replay(running, job.experiment, Choices(job.client, curl or "curl"), emit, zero_ms)
             replay.run()
@@ -105,10 +124,32 @@ def carry_out(job: Job, emit: Emit, captures: Mapping[str, int]) -> None:
         emit(Trouble(error.exit_code, str(error)))
 
 
+def _lab_of(job: Job, captures: Mapping[str, int]) -> tuple[RunningLab, list[str]]:
+    """The lab that is up, or one to be built; and what differs from its file."""
+    from netns_tw import lab
+    from netns_tw.programs.choice import choose
+
+    if job.inside:
+        return lab.VisitedLab(job.topology, dict(job.inside.programs)), []
+    programs, notes = choose(job.topology, job.servers, process.find_program("nginx") is not None)
+    return lab.RunningLab(job.topology, dict(programs), captures), notes
+
+
 def _built(job: Job, running: RunningLab, notes: list[str], at_ms: float) -> Built:
     sysctls = {name: node.sysctls for name, node in running.nodes.items()}
     ran = {name: _ran(program, job.versions.get("nginx", "")) for name, program in running.programs.items()}
-    return Built(round(at_ms, 3), sysctls, ran, notes)
+    differs = [*job.inside.differs, *_differing(job.topology, sysctls)] if job.inside else []
+    return Built(round(at_ms, 3), sysctls, ran, notes, differs)
+
+
+def _differing(topology: Topology, effective: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Which sysctls of a lab that is up are not as the claim has them."""
+    return [
+        f"{node.name}: {name} = {effective[node.name].get(name)}, the claim's is {value}"
+        for node in topology.nodes.values()
+        for name, value in node.sysctls.items()
+        if effective[node.name].get(name) != value
+    ]
 
 
 def _captured(link: str, fd: int, packets: int, dropped: int, zero_ns: int) -> Captured:

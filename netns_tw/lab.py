@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +110,7 @@ class RunningLab:
 
     def _node(self, name: str) -> RunningNode:
         folder = RUN / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         observer = Observer(name)
         self._stack.callback(observer.close)
         return RunningNode(name, folder, observer)
@@ -151,6 +151,17 @@ class RunningLab:
             _wait_until_listening(self.nodes[name], program)
 
 
+class VisitedLab(RunningLab):
+    """A lab that is up already, seen from a visit: its programs are not ours to start or to end."""
+
+    def __enter__(self) -> VisitedLab:
+        for name, described in self.topology.nodes.items():
+            node = self.nodes[name] = self._node(name)
+            node.sysctls = read_sysctls(name, (*described.sysctls, *ALWAYS_SHOWN))
+            node.new_log_lines()  # what was logged before is not of this experiment
+        return self
+
+
 def _add_links(topology: Topology, rtnl: dict[str, Rtnl]) -> dict[str, int]:
     """Make every veth pair; return the ifindex of each endpoint."""
     ends: dict[str, int] = {}
@@ -164,10 +175,13 @@ def _add_links(topology: Topology, rtnl: dict[str, Rtnl]) -> dict[str, int]:
 
 def _write_sysctls(name: str, wanted: Mapping[str, str]) -> dict[str, str]:
     effective = {key: sysctl.write(name, key, value) for key, value in wanted.items()}
-    for key in ALWAYS_SHOWN:
-        if key not in effective and (seen := sysctl.read(name, key)) is not None:
-            effective[key] = seen
-    return effective
+    return effective | read_sysctls(name, [key for key in ALWAYS_SHOWN if key not in effective])
+
+
+def read_sysctls(name: str, keys: Iterable[str]) -> dict[str, str]:
+    """What the kernel has of *keys* on node *name*; what it does not know is left out."""
+    seen = {key: sysctl.read(name, key) for key in keys}
+    return {key: value for key, value in seen.items() if value is not None}
 
 
 def _set_up(topology: Topology, rtnl: dict[str, Rtnl], ends: dict[str, int]) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from netns_tw.job import Files, Job, carry_out
-from netns_tw.kernel import sandbox
+from netns_tw.kernel import inside, sandbox
+from netns_tw.kernel.sandbox import Sandbox
 from netns_tw.model.record import End, Line, Record, Trouble, from_json, to_json
 
 READ_BYTES = 1 << 16
@@ -37,6 +38,13 @@ class Watcher:
     def ended(self, job: Job, record: Record) -> None:
         """The job is through, its sandbox gone."""
 
+    def wait_s(self) -> float | None:
+        """Seconds until ``tick`` is to be called at the latest; None: whenever something comes."""
+        return None
+
+    def tick(self) -> None:
+        """All that has come was told, or ``wait_s`` is over."""
+
 
 class _Running:
     """A job in its sandbox, and what has come of its record."""
@@ -49,7 +57,7 @@ class _Running:
         read, write = os.pipe()
         self.fd = read
         try:
-            self.sandbox = sandbox.start(lambda: _inside(job, write, files), (write, *files.all))
+            self.sandbox = _start(job, lambda: _inside(job, write, files), (write, *files.all))
         except BaseException:
             os.close(read)
             files.close()
@@ -79,6 +87,11 @@ class _Running:
             if self._files.record is not None:
                 _append_after_whole_lines(self._files.record, to_json(trouble) + b"\n")
         self._files.close()
+
+
+def _start(job: Job, main: Callable[[], int], keep: tuple[int, ...]) -> Sandbox:
+    """A sandbox of the job's own, or a visit to the lab that it is to be replayed in."""
+    return inside.visit(job.inside.init, main, keep) if job.inside else sandbox.start(main, keep)
 
 
 def _append_after_whole_lines(file: int, line: bytes) -> None:
@@ -161,7 +174,7 @@ def _run_batch(
                         running[number] = _Running(jobs[number], open_files(jobs[number]))
                         selector.register(running[number].fd, selectors.EVENT_READ, number)
                     watcher.started(jobs[number])
-                for key, _ in selector.select():
+                for key, _ in selector.select(watcher.wait_s()):
                     one = running[key.data]
                     if not _advance(one, watcher):
                         with sandbox.undisturbed():
@@ -169,6 +182,7 @@ def _run_batch(
                             one.close()
                             records[key.data] = running.pop(key.data).record
                         watcher.ended(one.job, one.record)
+                watcher.tick()
         finally:
             _end_all(list(running.values()))
 

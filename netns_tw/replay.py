@@ -108,7 +108,7 @@ class Replay:
         sockets, time_wait = node.observer.read()
         counters = {name: number for name, number in node.observer.counters.read().items() if number}
         at_ms = self._since_zero(node.observer.read_at_ms)
-        return Snapshot(step, at_ms, node.name, _rows(sockets), counters, time_wait, node.new_log_lines())
+        return Snapshot(step, at_ms, node.name, rows(sockets), counters, time_wait, node.new_log_lines())
 
     def _on_gauges(
         self, node: str, at_ms: float, time_wait: int, established: int, counters: Mapping[str, int]
@@ -117,7 +117,7 @@ class Replay:
         self._emit(Sample(self._since_zero(at_ms), node, time_wait, established, moved))
 
     def _on_sockets(self, node: str, at_ms: float, sockets: list[TcpSocket]) -> None:
-        self._emit(Dump(self._since_zero(at_ms), node, _rows(sockets)))
+        self._emit(Dump(self._since_zero(at_ms), node, rows(sockets)))
 
     def _requests(self, step: Step, number: int) -> None:
         """Run the step's client in its node and emit a response for each of its lines."""
@@ -156,7 +156,8 @@ class Replay:
             yield from whole
 
 
-def _rows(sockets: list[TcpSocket]) -> list[Row]:
+def rows(sockets: list[TcpSocket]) -> list[Row]:
+    """Sockets as a record has them."""
     return [tuple(one) for one in sockets]  # type: ignore[misc]
 
 

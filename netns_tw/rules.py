@@ -6,6 +6,12 @@ which sysctls belong to a network namespace, and since when.
 
 from __future__ import annotations
 
+import re
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
+"""What labs and nodes may be called."""
+
 CLOSE_STYLES = ("server-first", "client-first", "race", "reset", "keep-alive")
 """How the built-in server closes; programs/server.py says what each means."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from netns_tw import job, parallel, runs, verdict
 from netns_tw.errors import EnvironmentLacks, UsageError
-from netns_tw.job import Files, Job
+from netns_tw.job import Files, Inside, Job
 from netns_tw.kernel import process
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment
@@ -23,6 +23,7 @@ from netns_tw.model.record import Record
 from netns_tw.parallel import Watcher
 from netns_tw.programs.choice import NO_CURL, NO_NGINX
 from netns_tw.report import json, text
+from netns_tw.report.live_replay import LiveReplay
 from netns_tw.report.progress import Progress
 from netns_tw.report.run import Run
 from netns_tw.runs import RunFolder
@@ -44,6 +45,10 @@ class Wishes:
     """How many runs are kept; 0: no records."""
     pcap: Path | None = None
     """Where captures of all links go."""
+    watch: bool = False
+    """Show each lab as it is while it is replayed."""
+    inside: Inside | None = None
+    """The lab that is up in which to replay."""
 
 
 def replay(picked: Sequence[tuple[Lab, Experiment]], wishes: Wishes) -> list[Run]:
@@ -65,6 +70,7 @@ def replay(picked: Sequence[tuple[Lab, Experiment]], wishes: Wishes) -> list[Run
             versions,
             labs.files_of(lab.topology, one),
             wishes.hold,
+            inside=wishes.inside,
         )
         for lab, one in picked
     ]
@@ -181,6 +187,9 @@ def _judged(jobs: Sequence[Job], records: Iterable[Record], keeper: _Keeper) -> 
 def _records(jobs: Sequence[Job], wishes: Wishes, keeper: _Keeper) -> list[Record]:
     if wishes.hold:
         return parallel.run(jobs, wishes.at_once, _Holder(keeper), keeper.open)
+    if wishes.watch:
+        with LiveReplay(len(jobs)) as live:
+            return parallel.run(jobs, 1, live, keeper.open)
     if wishes.is_quiet or wishes.as_json:
         return parallel.run(jobs, wishes.at_once, Watcher(), keeper.open)
     with Progress() as progress:

@@ -5,7 +5,8 @@
     skip          this machine lacks something the experiment needs; the reason names it
     broken        the instruments cannot be believed, or the run did not complete
     inconclusive  a part that must fit inside one TIME_WAIT life, or inside the reuse delay, took longer; or a race
-                  went another way than the claim supposes (a premise)
+                  went another way than the claim supposes (a premise); or it was replayed in a lab that was up and
+                  that is not, or is no longer, the lab that the claim is about
     (error        a file or a program's configuration is wrong: no verdict on the claim at all)
 
 An experiment that took too long is inconclusive even where its numbers look right: they may have come from ports that
@@ -92,7 +93,7 @@ def judge(record: Record, experiment: Experiment, topology: Topology) -> Judgeme
         except ValueError as error:  # an expression that divides by what happened to be 0
             return Judgement("error", findings, f"expectation {one.name!r}: {error}", EXIT_USAGE)
     premises, findings = findings[: len(experiment.premises)], findings[len(experiment.premises) :]
-    late = too_late(record, experiment) or _unmet(premises)
+    late = _elsewhere(record) or too_late(record, experiment) or _unmet(premises)
     if late:
         return Judgement("inconclusive", findings, late, EXIT_INCONCLUSIVE)
     verdict = "pass" if all(one.holds for one in findings) else "fail"
@@ -114,6 +115,21 @@ def _lacking(record: Record, experiment: Experiment, topology: Topology) -> str:
         tested = {one.when for one in record.canaries if one.node == node}
         if tested != {"before", "after"}:
             return f"the record does not show that the instruments of node {node} were tested, before and after"
+    return ""
+
+
+def _elsewhere(record: Record) -> str:
+    """Say why a lab that was up is not one that the claim speaks of; empty where it is, and for a lab of its own."""
+    if record.header is None or not record.header.inside:
+        return ""
+    name = record.header.inside
+    if record.built and record.built.differs:
+        return f"lab {name} is not as the claim has it: {'; '.join(record.built.differs)}"
+    for (step, node), seen in record.snapshots.items():
+        used = Tally(row[0] for row in seen.sockets if row[0] != "listening")
+        if step == BEFORE and used:
+            words = ", ".join(f"{count} {state}" for state, count in used.items())
+            return f"lab {name} was not fresh: before the first request {node} had {words}"
     return ""
 
 

@@ -18,12 +18,32 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 UNDER_ALL = ("netns_tw.errors", "netns_tw.wait", "netns_tw.rules")
 PROGRAMS = tuple(f"netns_tw.programs.{name}" for name in ("http11", "server", "client", "proxy", "curl", "__main__"))
 LAB = ("netns_tw.kernel", "netns_tw.measure", "netns_tw.model", "netns_tw.programs", *UNDER_ALL)
-JOB = ("netns_tw.replay", "netns_tw.lab", *LAB)
+JOB = ("netns_tw.replay", "netns_tw.stage", "netns_tw.lab", *LAB)
 PARALLEL = ("netns_tw.job", *JOB)
 EVIDENCE = ("netns_tw.evidence", "netns_tw.model", "netns_tw.verdict", "netns_tw.errors")
 REPORT = ("netns_tw.report", *EVIDENCE)
 SESSION = ("netns_tw.parallel", "netns_tw.runs", *PARALLEL, *REPORT)
-COMMANDS = ("netns_tw.commands", "netns_tw.session", *SESSION)
+ROSTER = ("netns_tw.roster", "netns_tw.entry", "netns_tw.kernel", *UNDER_ALL)
+BRINGUP = ("netns_tw.bringup", "netns_tw.answer", "netns_tw.lab", *ROSTER, *LAB)
+VISIT = ("netns_tw.visit", "netns_tw.lookout", "netns_tw.stage", *BRINGUP, *PARALLEL)
+DOCTOR = (
+    "netns_tw.doctor",
+    "netns_tw.roster",
+    "netns_tw.entry",
+    "netns_tw.kernel",
+    "netns_tw.model",
+    "netns_tw.programs.choice",
+    "netns_tw.runs",
+)
+COMMANDS = (
+    "netns_tw.commands",
+    "netns_tw.lesson",
+    "netns_tw.grade",
+    "netns_tw.doctor",
+    "netns_tw.session",
+    *SESSION,
+    *VISIT,
+)
 ALLOWED = {
     "netns_tw.errors": (),
     "netns_tw.wait": (),
@@ -42,23 +62,46 @@ ALLOWED = {
     "netns_tw.job": JOB,
     "netns_tw.parallel": PARALLEL,
     "netns_tw.runs": UNDER_ALL,
+    "netns_tw.doctor": (*DOCTOR, *UNDER_ALL),
+    "netns_tw.grade": EVIDENCE,
     "netns_tw.report": REPORT,
+    "netns_tw.report.lesson": (*REPORT, "netns_tw.grade"),
     "netns_tw.report.saved": (*REPORT, "netns_tw.runs"),
     "netns_tw.report.progress": (*REPORT, "netns_tw.job", "netns_tw.parallel"),
+    "netns_tw.report.live_screen": (*REPORT, "netns_tw.kernel.sandbox"),
+    "netns_tw.report.live_replay": (*REPORT, "netns_tw.job", "netns_tw.parallel"),
     "netns_tw.session": SESSION,
+    "netns_tw.answer": UNDER_ALL,
+    "netns_tw.stage": ("netns_tw.lab", "netns_tw.model", *UNDER_ALL),
+    "netns_tw.entry": ("netns_tw.kernel", *UNDER_ALL),
+    "netns_tw.roster": ROSTER,
+    "netns_tw.bringup": BRINGUP,
+    "netns_tw.lookout": JOB,
+    "netns_tw.visit": VISIT,
+    "netns_tw.report.standing": (*REPORT, "netns_tw.bringup", "netns_tw.entry", "netns_tw.visit", "netns_tw.programs"),
+    "netns_tw.lesson": ("netns_tw.session", "netns_tw.grade", *SESSION),
     "netns_tw.commands": COMMANDS,
     "netns_tw.cli": COMMANDS,
     "netns_tw.__main__": ("netns_tw.cli", *UNDER_ALL),
 }
 """What a module, or every module of a package, may import of the project; the longest name that fits decides."""
 FOREIGN = {
+    "argcomplete": {"netns_tw.commands.completion"},
     "pyroute2": {"netns_tw.kernel.link"},
     "nsenter": {"netns_tw.kernel.netns"},
     "h11": set(PROGRAMS),
     "msgspec": {"netns_tw.model.record"},
     "jinja2": {"netns_tw.report.html"},
     "pygal": {"netns_tw.report.charts"},
-    "rich": {"netns_tw.report.budget", "netns_tw.report.diff", "netns_tw.report.text", "netns_tw.report.progress"},
+    "rich": {
+        "netns_tw.report.lesson",
+        "netns_tw.report.budget",
+        "netns_tw.report.diff",
+        "netns_tw.report.standing",
+        "netns_tw.report.text",
+        "netns_tw.report.progress",
+        "netns_tw.report.live_screen",
+    },
 }
 """Who may import what is neither ours nor Python's."""
 MAY_SLEEP = {"netns_tw.wait", "netns_tw.programs.client"}

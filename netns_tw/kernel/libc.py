@@ -1,4 +1,4 @@
-"""The few system calls that Python 3.11 does not wrap: unshare(2), mount(2), prctl(2), capset(2).
+"""The few system calls that Python 3.11 does not wrap: unshare(2), setns(2), mount(2), prctl(2), capset(2).
 
 Each function raises OSError with the kernel's errno, and says in the error which call it was.
 """
@@ -15,9 +15,10 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
-MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
+MNT_DETACH = 2
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -46,12 +47,22 @@ def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "")
     _check(_libc.mount(*encoded, ctypes.c_ulong(flags), data.encode()), f"mount {fstype or source} on {target}")
 
 
+def detach(target: str) -> None:
+    """Take a mount away at once, for new users, and for old ones when they are done, umount2(MNT_DETACH)."""
+    _check(_libc.umount2(target.encode(errors="surrogateescape"), MNT_DETACH), f"umount {target}")
+
+
 def set_parent_death_signal(signum: int) -> None:
     """Have the kernel send *signum* to the caller when the thread that made it ends, prctl(PR_SET_PDEATHSIG).
 
     The kernel forgets it when the caller's credentials change, so it is set after the last such change.
     """
     _check(_libc.prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+
+
+def set_dumpable() -> None:
+    """Own one's files in /proc/self again after a change of user, prctl(PR_SET_DUMPABLE)."""
+    _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
 def raise_ambient_capabilities() -> None:

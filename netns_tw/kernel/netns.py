@@ -7,10 +7,13 @@ these keep the namespace they were made in, so no caller has to stay inside.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from nsenter import Namespace
@@ -19,6 +22,8 @@ from netns_tw.kernel import libc
 
 RUN_NETNS = Path("/run/netns")
 THREAD_NETNS = "/proc/thread-self/ns/net"
+_OUR_MODE = 0o400
+"""Of a published name's file; ip-netns(8) makes its own with 0."""
 
 
 class _ThreadNamespace(Namespace):  # type: ignore[misc]
@@ -67,3 +72,54 @@ def enter(name: str) -> Iterator[None]:
 def open_fd(name: str) -> int:
     """Return a new file descriptor of namespace *name*, for netlink attributes such as IFLA_NET_NS_FD."""
     return os.open(RUN_NETNS / name, os.O_RDONLY | os.O_CLOEXEC)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A namespace of a lab that was given a name outside of it: the file, and the namespace's number."""
+
+    path: str
+    inode: int
+
+
+def publish(fd: int, name: str, announce: Callable[[Published], None]) -> None:
+    """Give the namespace behind *fd* the name /run/netns/*name*, as `ip netns attach` does; root only.
+
+    *announce* is called before anything is made, so that whatever happens later, what is ours is known.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: the kernel refuses.
+    """
+    path = RUN_NETNS / name
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    announce(Published(str(path), os.fstat(fd).st_ino))
+    RUN_NETNS.mkdir(mode=0o755, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OUR_MODE))
+    try:
+        libc.mount(f"/proc/self/fd/{fd}", str(path), "", libc.MS_BIND)
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def unpublish(one: Published) -> None:
+    """Take back a name that ``publish`` gave; what is somebody else's by now stays. Harmless when it is gone.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    path = Path(one.path)
+    if not path.exists():
+        return
+    if path.stat().st_ino == one.inode and _is_namespace(path):
+        libc.detach(str(path))
+    found = path.stat()
+    if not _is_namespace(path) and (found.st_uid, found.st_size, stat.S_IMODE(found.st_mode)) == (0, 0, _OUR_MODE):
+        path.unlink()
+
+
+def _is_namespace(path: Path) -> bool:
+    """Whether a namespace is mounted there: they all live on one file system of the kernel's own."""
+    return path.stat().st_dev == os.stat(THREAD_NETNS).st_dev

@@ -12,6 +12,13 @@ Two processes are forked per sandbox. The *keeper* unshares the namespaces and s
 process cannot change its own); its child is PID 1, the *init*. The chain "command, keeper, init" is tied by
 PR_SET_PDEATHSIG, so killing the command kills the rest. An ordinary user gets a user namespace too, mapped to
 himself with ambient capabilities; a user mapped to root would make nginx call chown(2) and setgroups(2), and fail.
+
+A lab that is to stay leaves this chain in two steps that may each be the last: its init says it will outlive its
+parent, then the command releases the keeper. Whatever dies in between, the init has either both or neither.
+
+The mount namespace is a copy of the caller's, and a copy of somebody's /run/netns/NAME would keep that namespace alive
+after `ip netns del`. So mounts that go in the caller's namespace go here too (MS_SLAVE), and root lets go of the
+namespaces under /run at once.
 """
 
 from __future__ import annotations
@@ -25,14 +32,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from netns_tw.errors import EXIT_BROKEN, EnvironmentLacks
 from netns_tw.kernel import libc
 
 CAP_SYS_ADMIN = 21
 NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWNET
-KEEPER_WAITS_FOR = {signal.SIGCHLD, signal.SIGTERM}
+KEEPER_WAITS_FOR = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
+LAB_FILES_MAX = "512m"
+"""What a lab's logs and files may take of the machine's memory."""
 OUR_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -57,6 +66,23 @@ class Sandbox:
         code = os.waitstatus_to_exitcode(status)
         return 128 - code if code > 128 else code
 
+    def release(self) -> None:
+        """Let the init live on without the caller; only after it called ``outlive``."""
+        os.kill(self.keeper, signal.SIGUSR1)
+        os.waitpid(self.keeper, 0)
+
+
+def die_with_parent(alive: int) -> None:
+    """In a child: be killed when the parent ends. *alive* is a pipe whose other end the parent alone has open."""
+    libc.set_parent_death_signal(signal.SIGKILL)
+    if select.select([alive], [], [], 0)[0]:  # it ended before the line above
+        os._exit(EXIT_BROKEN)
+
+
+def outlive() -> None:
+    """In a sandbox's init: do not die with the command that started it. It may be released from now on."""
+    libc.set_parent_death_signal(0)
+
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
@@ -68,10 +94,11 @@ def undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def start(main: Callable[[], int], keep: tuple[int, ...] = ()) -> Sandbox:
+def start(main: Callable[[], int], keep: tuple[int, ...] = (), join: Callable[[], None] | None = None) -> Sandbox:
     """Run *main* as PID 1 of a new sandbox and return at once.
 
     *main* returns the exit status. Of the caller's file descriptors only 0, 1, 2 and those in *keep* stay open.
+    *join* puts the keeper into namespaces that are there already, instead of new ones with mounts of their own.
     The caller must have one thread only: what other threads hold locked at the fork stays locked in the child.
 
     Raises:
@@ -87,7 +114,7 @@ def start(main: Callable[[], int], keep: tuple[int, ...] = ()) -> Sandbox:
             os.close(report_write)
             raise EnvironmentLacks(f"cannot start a process: {error.strerror} (see ulimit -u)") from error
         if keeper == 0:
-            _keep(main, report_write, (*keep, report_write), parent)
+            _keep(main, report_write, (*keep, report_write), parent, join)
         os.close(report_write)
         report = _read_all(report_read)
         os.close(report_read)
@@ -95,7 +122,8 @@ def start(main: Callable[[], int], keep: tuple[int, ...] = ()) -> Sandbox:
     if word == "init":
         return Sandbox(keeper, int(rest))
     os.waitpid(keeper, 0)
-    raise EnvironmentLacks(_why_not(rest or "the sandbox died at its start"))
+    complaint = rest or "the sandbox died at its start"
+    raise EnvironmentLacks(f"cannot enter the lab: {complaint}" if join else _why_not(complaint))
 
 
 def _read_all(fd: int) -> str:
@@ -105,13 +133,15 @@ def _read_all(fd: int) -> str:
     return b"".join(parts).decode()
 
 
-def _keep(main: Callable[[], int], report: int, keep: tuple[int, ...], parent: int) -> NoReturn:
-    """The keeper: make the namespaces, fork the init, report, and end as the init ends."""
+def _keep(
+    main: Callable[[], int], report: int, keep: tuple[int, ...], parent: int, join: Callable[[], None] | None
+) -> NoReturn:
+    """The keeper: make or join the namespaces, fork the init, report, and end as the init ends."""
     status = EXIT_BROKEN
     try:
         _forget_the_parent(keep)
         libc.set_parent_death_signal(signal.SIGKILL)
-        _unshare()
+        (join or _unshare)()
         libc.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             os._exit(status)
@@ -124,14 +154,17 @@ def _keep(main: Callable[[], int], report: int, keep: tuple[int, ...], parent: i
             os.close(alive_write)
             os.close(ready_read)
             os.close(report)
-            _be_init(main, alive_read, ready_write)
+            _be_init(main, alive_read, ready_write, _mount_private if join is None else None)
         os.close(ready_write)
         complaint = _read_all(ready_read)
         os.write(report, f"error {complaint}".encode() if complaint else f"init {init}".encode())
         os.close(report)
         gone = 0
         while not gone:  # a SIGCHLD may also say that the init was stopped
-            if signal.sigwait(KEEPER_WAITS_FOR) == signal.SIGTERM:
+            told = signal.sigwait(KEEPER_WAITS_FOR)
+            if told == signal.SIGUSR1:
+                os._exit(0)
+            if told == signal.SIGTERM:
                 os.kill(init, signal.SIGKILL)
             gone, raw = os.waitpid(init, os.WNOHANG)
         status = os.waitstatus_to_exitcode(raw)
@@ -158,23 +191,30 @@ def _unshare() -> None:
     if libc.has_capability(CAP_SYS_ADMIN):
         libc.unshare(NAMESPACES)
         return
+    unshare_with_user(NAMESPACES)
+
+
+def unshare_with_user(others: int = 0) -> None:
+    """Make a user namespace, and *others* with it, map the caller to himself, and have its capabilities.
+
+    Raises:
+        OSError: the kernel refuses. AppArmor may refuse the map rather than the namespace.
+    """
     uid, gid = os.getuid(), os.getgid()
-    libc.unshare(NAMESPACES | libc.CLONE_NEWUSER)
-    Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
-    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
+    libc.unshare(libc.CLONE_NEWUSER | others)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        Path("/proc/self", name).write_bytes(text.encode())
     libc.raise_ambient_capabilities()
 
 
-def _be_init(main: Callable[[], int], alive: int, ready: int) -> NoReturn:
-    """PID 1: private mounts, then *main*. An empty write to *ready* means it is set up, any text is the complaint."""
+def _be_init(main: Callable[[], int], alive: int, ready: int, mount: Callable[[], None] | None) -> NoReturn:
+    """PID 1: its mounts, then *main*. An empty write to *ready* means it is set up, any text is the complaint."""
     status = EXIT_BROKEN
     try:
-        libc.set_parent_death_signal(signal.SIGKILL)
-        if select.select([alive], [], [], 0)[0]:  # the keeper died before the line above
-            os._exit(status)
+        die_with_parent(alive)
         try:
-            _mount_private()
+            if mount:
+                mount()
         except OSError as error:
             os.write(ready, (error.strerror or str(error)).encode())
             os._exit(status)
@@ -188,42 +228,73 @@ def _be_init(main: Callable[[], int], alive: int, ready: int) -> NoReturn:
 
 
 def _mount_private() -> None:
-    libc.mount("none", "/", "", libc.MS_REC | libc.MS_PRIVATE)
+    libc.mount("none", "/", "", libc.MS_REC | libc.MS_SLAVE)
+    _let_go_of_namespaces()
     careful = libc.MS_NOSUID | libc.MS_NODEV
     libc.mount("proc", "/proc", "proc", careful | libc.MS_NOEXEC)
     libc.mount("sysfs", "/sys", "sysfs", careful | libc.MS_NOEXEC)
-    libc.mount("tmpfs", "/run", "tmpfs", careful, "mode=0755")
+    libc.mount("tmpfs", "/run", "tmpfs", careful, f"mode=0755,size={LAB_FILES_MAX}")
     os.mkdir("/run/netns", 0o755)
 
 
-SWITCHES = (
-    # sysctl, the value that forbids, the line that mends it
-    ("kernel.apparmor_restrict_unprivileged_userns", "1", "AppArmor forbids user namespaces to ordinary programs"),
-    ("kernel.unprivileged_userns_clone", "0", "this kernel forbids user namespaces to ordinary users"),
-    ("user.max_user_namespaces", "0", "no user namespaces may be made"),
-    ("user.max_net_namespaces", "0", "no network namespaces may be made"),
-    ("user.max_pid_namespaces", "0", "no PID namespaces may be made"),
-    ("user.max_mnt_namespaces", "0", "no mount namespaces may be made"),
+def _let_go_of_namespaces() -> None:
+    """Unmount the copies of namespaces under /run, which /run's tmpfs would hide and keep.
+
+    In a user namespace the kernel has locked them (MNT_LOCKED); there they go when their owner unmounts them.
+    """
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        lines = [line.split() for line in mounts]
+    for words in lines:
+        if words[4].startswith("/run/") and words[words.index("-") + 1] == "nsfs":
+            with suppress(OSError):
+                libc.detach(words[4])
+
+
+class Switch(NamedTuple):
+    """A sysctl of the machine that forbids namespaces: at which value, which one allows them, and what it means."""
+
+    name: str
+    forbidding: str
+    allowing: str
+    meaning: str
+
+    @property
+    def value(self) -> str | None:
+        """What it is now; None where this kernel has no such switch."""
+        try:
+            # bytes: nobody may be barred from Python's own folders, and so from a codec not yet imported
+            return Path("/proc/sys", *self.name.split(".")).read_bytes().decode().strip()
+        except OSError:
+            return None
+
+
+APPARMOR = Switch(
+    "kernel.apparmor_restrict_unprivileged_userns", "1", "0", "AppArmor forbids user namespaces to ordinary programs"
 )
+SWITCHES = (
+    APPARMOR,
+    Switch("kernel.unprivileged_userns_clone", "0", "1", "this kernel forbids user namespaces to ordinary users"),
+    Switch("user.max_user_namespaces", "0", "10000", "no user namespaces may be made"),
+    Switch("user.max_net_namespaces", "0", "10000", "no network namespaces may be made"),
+    Switch("user.max_pid_namespaces", "0", "10000", "no PID namespaces may be made"),
+    Switch("user.max_mnt_namespaces", "0", "10000", "no mount namespaces may be made"),
+)
+
+
+def forbidding() -> list[Switch]:
+    """The switches that forbid namespaces here and now."""
+    return [one for one in SWITCHES if one.value == one.forbidding]
 
 
 def _why_not(complaint: str) -> str:
     """One message: what failed, which setting forbids it, and the way out."""
     lines = [f"cannot make the lab's namespaces: {complaint}"]
-    for name, forbidding, meaning in SWITCHES:
-        value = _host_sysctl(name)
-        if value == forbidding:
-            mended = "0" if forbidding == "1" else "1" if name.startswith("kernel.") else "10000"
-            lines.append(f"  {name} = {value}: {meaning}; to allow it: sudo sysctl -w {name}={mended}")
+    lines += [
+        f"  {one.name} = {one.forbidding}: {one.meaning}; to allow it: sudo sysctl -w {one.name}={one.allowing}"
+        for one in forbidding()
+    ]
     if os.geteuid() != 0:
         lines.append(f"  or run it as root: sudo {sys.executable} -P -m netns_tw ...")
     elif len(lines) == 1:
         lines.append("  this looks like a container: it needs CAP_SYS_ADMIN and an unmasked /proc (--privileged)")
     return "\n".join(lines)
-
-
-def _host_sysctl(name: str) -> str | None:
-    try:
-        return Path("/proc/sys", *name.split(".")).read_text(encoding="ascii").strip()
-    except OSError:
-        return None

@@ -135,6 +135,17 @@ def find(names: list[str]) -> Iterator[tuple[Lab, Experiment]]:
                 yield lab, experiment
 
 
+def find_one(name: str) -> tuple[Lab, Experiment | None]:
+    """The lab that a LAB or LAB/CLAIM word means, and the claim if it names one.
+
+    Raises:
+        UsageError: a lab or claim does not exist.
+    """
+    path, claim = _split(name)
+    lab = read_lab(path)
+    return lab, pick(lab, claim) if claim else None
+
+
 def _split(name: str) -> tuple[Path, str]:
     """Split LAB/CLAIM; a path that is a lab's folder is one, else its last part is the claim."""
     if "/" not in name or is_lab(Path(name)):

@@ -61,6 +61,8 @@ class Header(_Line, frozen=True):
     cores: Count = 0
     attempt: Count = 1
     """2 when a first run beside others was inconclusive and this is its repetition, alone."""
+    inside: str = ""
+    """The lab that was up and that it is replayed in; empty: a lab of its own."""
     format: Annotated[int, Meta(ge=1, le=FORMAT)] = FORMAT
 
 
@@ -89,6 +91,8 @@ class Built(_Line, frozen=True):
     programs: dict[str, Ran]
     notes: list[str] = []
     """What differs from the file, such as the embedded programs where nginx is missing."""
+    differs: list[str] = []
+    """Of a lab that was up: in what it is not the lab that the claim is about."""
 
 
 class Response(_Line, frozen=True):

@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 
 from netns_tw.errors import near_match
+from netns_tw.model import settings
 from netns_tw.model.folder import Folder
 from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.topology import (
     MAX_IFNAME_BYTES,
-    PORT_RANGE,
-    RESERVED_PORTS,
     Endpoint,
     HttpProxy,
     HttpServer,
@@ -26,17 +25,14 @@ from netns_tw.model.topology import (
     Route,
     Topology,
 )
-from netns_tw.rules import CLOSE_STYLES, is_per_namespace
+from netns_tw.rules import CLOSE_STYLES, NAME, NAME_RULE
 
 TOPOLOGY = "topology.toml"
 KINDS = ("nginx", "http-server", "http-proxy")
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
 LISTEN_RULE = "ADDRESS:PORT, such as '198.18.1.1:80' or '[2001:db8::1]:80'"
 NGINX_TOKENS = ("GLOBALS", "HTTP_GLOBALS", "LISTEN")
 """Filled in by the harness; GLOBALS and HTTP_GLOBALS must stand in every nginx.conf."""
 _TOKEN = re.compile(r"%%(\w+)%%")
-_PORTS = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 MAX_INT = 10**9
 ANY_NODE = ("0.0.0.0", "::", "127.0.0.1", "::1")
 
@@ -85,33 +81,16 @@ def _sysctls(table: Table) -> dict[str, str]:
     inner = table.table("sysctls")
     for key, value in inner.items() if inner else ():
         assert inner is not None
-        if not is_per_namespace(key):
-            inner.problem(key, "not per-namespace: a lab cannot set it without changing the whole machine")
-        elif type(value) not in (str, int):
+        if type(value) not in (str, int):
             inner.problem(key, f"must be a string or a whole number, not {shown(value)}")
+            continue
+        text = " ".join(str(value).split())
+        wrong = settings.problem(key, text)
+        if wrong:
+            inner.problem(key, wrong)
         else:
-            found[key] = " ".join(str(value).split())
-            _check_ports(inner, key, found[key])
+            found[key] = text
     return found
-
-
-def _check_ports(table: Table, key: str, value: str) -> None:
-    if key == RESERVED_PORTS:
-        form, words = "'1024,1030-1034'", [word.strip() for word in value.split(",")] if value else []
-        good = all(found and is_port_range(found[1], found[2]) for found in map(_PORTS.fullmatch, words))
-    elif key == PORT_RANGE:
-        form, words = "'FIRST LAST' with 0 < FIRST <= LAST < 65536", value.split()
-        good = len(words) == 2 and is_port_range(words[0], words[1])
-    else:
-        return
-    if not good:
-        table.problem(key, f"must be ports in the form {form}, not {shown(value)}")
-
-
-def is_port_range(first: str, last: str | None) -> bool:
-    """Whether two words, or the first alone, are TCP ports in order."""
-    low, high = first, last if last is not None else first
-    return all(re.fullmatch(r"[0-9]{1,5}", one) for one in (low, high)) and 0 < int(low) <= int(high) < 65536
 
 
 def listen_at(text: str) -> Listen:

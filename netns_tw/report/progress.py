@@ -43,9 +43,10 @@ class Progress(Watcher):
         if self._is_live:
             self._live.stop()
 
-    def started(self, job: Job) -> None:
+    def started(self, job: Job, done: int = 0, failed: int = 0) -> None:
+        """A job runs; of its requests *done* are through already, *failed* of them without a good answer."""
         total = sum(step.requests for step in job.experiment.steps)
-        self._counts[id(job)] = (job.experiment.path, [0, 0, total])
+        self._counts[id(job)] = (job.experiment.path, [done, failed, total])
         if not self._is_live:
             self._say(f"running  {job.experiment.path}")
         self._draw(at_once=True)

@@ -1,0 +1,253 @@
+"""The roster: which labs are up on this machine, for this user. A folder a lab; the kernel says which are alive.
+
+Theory. A file that says "lab x is up, its first process is 4711" is wrong the moment that process dies. What cannot be
+wrong is a lock (flock(2)): each lab's folder has a file that its first process holds locked, and the kernel gives the
+lock back when the last holder is gone, by whatever death. So a lab is alive if and only if its lock is held; what is
+not held is the rest of a crash or a reboot, and the next command removes it. Who may be signalled is another question,
+answered by kernel/inside.py: a pid with its start time and the boot's id. That proof is also the second witness where
+somebody removed the lock's file: a lab whose first process lives is never forgotten.
+
+While a lab comes up, the command holds the lock together with the lab's first process; when the command dies too early
+both are gone. Making, finishing and removing an entry are short, and happen under one lock for the whole folder.
+
+The folder is the user's own and closed to others: /run/netns_tw for root, netns_tw in $XDG_RUNTIME_DIR for others, in
+/tmp with the user's number where there is none.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from netns_tw.entry import VARIABLE, Entry, Place, cannot_write, is_alive, make_lock, read, remove
+from netns_tw.errors import EnvironmentLacks, NetnsTwError, UsageError, near_match
+from netns_tw.rules import NAME, NAME_RULE
+from netns_tw.wait import DeadlineMissed, wait_until
+
+MOST_COPIES = 1000
+DOWN_DEADLINE_S = 15.0
+_DOOR = ".lock"
+_NOTHING_THERE = (errno.ENOENT, errno.EROFS, errno.EACCES)
+"""No folder, or one without a lock that cannot be made: no lab ever came up there."""
+
+
+def folder() -> Path:
+    """The folder of all labs that are up; it need not exist."""
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE])
+    if os.geteuid() == 0:
+        return Path("/run/netns_tw")
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and os.path.isdir(runtime) and os.stat(runtime).st_uid == os.geteuid():
+        return Path(runtime, "netns_tw")
+    return Path(f"/tmp/netns_tw-{os.geteuid()}")
+
+
+def check_name(name: str) -> str:
+    """Return *name* if a lab that is up may be called so.
+
+    Raises:
+        UsageError: it may not.
+    """
+    if not NAME.fullmatch(name):
+        shown = ascii(name if len(name) <= 40 else f"{name[:40]}...")
+        raise UsageError(f"a lab cannot be called {shown}: a name is {NAME_RULE}")
+    return name
+
+
+class Roster:
+    """The labs in one folder."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or folder()
+
+    @contextmanager
+    def reserve(self, entry: Entry, may_number: bool) -> Iterator[Place]:
+        """Take the entry's name, or where it *may_number* the first that is free of NAME, NAME-2, NAME-3, ...
+
+        When the block ends and the lab is not up, the name is free again.
+
+        Raises:
+            UsageError: the name is taken, or no name.
+            EnvironmentLacks: the folder cannot be written.
+        """
+        check_name(entry.name)
+        with ExitStack() as stack:
+            with self._door(make=True):
+                self._sweep()
+                name = self._free_name(entry.name) if may_number else entry.name
+                path = self.path / name
+                self._make(path)
+                lock = make_lock(path)
+                stack.callback(os.close, lock)
+                undo = stack.enter_context(ExitStack())  # before the lock is let go, and with it the name
+                undo.callback(self._remove, name)
+                place = Place(path, replace(entry, name=name, began=time.time()), lock)
+                place.write(place.entry)
+            try:
+                yield place
+            finally:
+                if place.entry.is_up:
+                    undo.pop_all()
+
+    def _free_name(self, name: str) -> str:
+        numbered = (f"{name[:28]}-{number}" for number in range(2, MOST_COPIES))
+        return next((one for one in (name, *numbered) if not (self.path / one).exists()), name)
+
+    def _make(self, path: Path) -> None:
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            name = path.name
+            if not is_alive(path):
+                raise UsageError(f"{path}: is in the way and is no lab's: remove it or choose another --name") from None
+            raise UsageError(
+                f"a lab called {name} is up already: choose another --name, or netns_tw down {name}"
+            ) from None
+        except OSError as error:
+            raise EnvironmentLacks(cannot_write(path, error)) from error
+
+    def entries(self) -> list[Entry]:
+        """All labs that are alive, the oldest first; what is left of others is removed on the way.
+
+        An entry that is damaged or cannot be removed is named on standard error, and is no obstacle to the others.
+
+        Raises:
+            UsageError: the folder is not the user's alone.
+        """
+        with self._door():
+            found, troubles = self._sweep()
+        for trouble in troubles.values():
+            _say(trouble)
+        return found
+
+    def find(self, name: str) -> Entry:
+        """The lab called *name*.
+
+        Raises:
+            UsageError: there is none that is up; with the near match. Or its entry is damaged.
+        """
+        with self._door():
+            found, troubles = self._sweep()
+        if isinstance(troubles.get(name), UsageError):
+            raise troubles[name]
+        entries = {one.name: one for one in found}
+        if name not in entries:
+            there = f"; there are {', '.join(entries)}" if entries else "; none is: netns_tw up LAB"
+            raise UsageError(f"no lab called {name!a} is up{near_match(name, entries) or there}")
+        if not entries[name].is_up:
+            raise UsageError(f"lab {name} is still coming up")
+        return entries[name]
+
+    def down(self, name: str) -> bool:
+        """Take a lab down, also one that is coming up; return once all of it is gone. False where there was none.
+
+        An entry that cannot be removed, as on a read-only disk, is named on standard error; its lab is gone all the same.
+
+        Raises:
+            UsageError: its entry is damaged.
+            EnvironmentLacks: it cannot be ended.
+        """
+        check_name(name)
+        was_there = False
+        trouble: NetnsTwError | None = None
+
+        def is_gone() -> bool:
+            nonlocal was_there, trouble
+            with self._door():
+                alive, troubles = self._sweep()
+            found, trouble = {one.name: one for one in alive}.get(name), troubles.get(name)
+            if isinstance(trouble, UsageError):
+                raise trouble
+            was_there = was_there or found is not None
+            if found is not None and found.init is not None:  # None: the command has not started it yet
+                found.init.kill()
+            return found is None
+
+        try:
+            wait_until(is_gone, f"lab {name} is gone", DOWN_DEADLINE_S)
+        except DeadlineMissed as error:
+            raise EnvironmentLacks(str(error)) from error
+        if trouble:
+            _say(trouble)
+        return was_there
+
+    def _remove(self, name: str) -> None:
+        with self._door(), suppress(EnvironmentLacks):  # the next command tries again, and says so
+            remove(self.path / name)
+
+    def _sweep(self) -> tuple[list[Entry], dict[str, NetnsTwError]]:
+        """Remove what is dead; return what is alive, the oldest first, and by name what else is there.
+
+        That is an entry which is damaged (UsageError) or cannot be removed. Only under the folder's lock.
+        """
+        found: list[Entry] = []
+        troubles: dict[str, NetnsTwError] = {}
+        try:
+            with os.scandir(self.path) as there:  # a link would lead to what is not ours
+                names = [one.name for one in there if NAME.fullmatch(one.name) and one.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return found, troubles
+        for name in names:
+            try:
+                if is_alive(self.path / name):
+                    found.append(read(self.path / name))
+                else:
+                    remove(self.path / name)
+            except NetnsTwError as error:
+                troubles[name] = error
+        return sorted(found, key=lambda one: (one.began, one.name)), troubles
+
+    @contextmanager
+    def _door(self, make: bool = False) -> Iterator[None]:
+        """Be alone in the folder."""
+        with ExitStack() as stack:
+            try:
+                if make:
+                    with suppress(FileExistsError):  # what is no folder is refused below
+                        self.path.mkdir(mode=0o700, parents=True)
+                self.check_owner()
+                lock = _open_door(self.path / _DOOR)
+                stack.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                if make or error.errno not in _NOTHING_THERE:
+                    raise EnvironmentLacks(cannot_write(self.path, error)) from error
+            yield
+
+    def check_owner(self) -> None:
+        """Refuse a folder that others can write to.
+
+        Raises:
+            UsageError: it is not the user's alone.
+            FileNotFoundError: it is not there.
+        """
+        found = os.lstat(self.path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise UsageError(
+                f"{self.path}: must be a folder that is yours and that nobody else may write to (chmod 700); or name"
+                f" another one: {VARIABLE}=DIR"
+            )
+
+
+def _open_door(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:  # read-only: a lock needs no right to write
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise error from None
+
+
+def _say(trouble: NetnsTwError) -> None:
+    with suppress(OSError):  # nobody listens
+        print(f"netns_tw: {trouble}", file=sys.stderr, flush=True)
