@@ -116,6 +116,8 @@ class Experiment:
     """What a race must have brought about for the claim to be put to the test; else the verdict is inconclusive."""
     text: str = field(repr=False, default="")
     """Its file, as it was read."""
+    try_next: str = ""
+    """One thing to try next, of the file's key ``try``; empty where it names none."""
 
     @property
     def path(self) -> str:

@@ -27,8 +27,9 @@ from netns_tw.model.experiment import (
 )
 from netns_tw.model.folder import Folder
 from netns_tw.model.reader import Document, Table, shown
+from netns_tw.model.settings import is_port_range
 from netns_tw.model.topology import PORT_RANGE, Topology
-from netns_tw.model.topology_file import MAX_INT, is_port_range, listen_at, listener_problems, read_node
+from netns_tw.model.topology_file import MAX_INT, listen_at, listener_problems, read_node
 from netns_tw.rules import TCP_STATES
 
 MAX_REQUESTS = 1_000_000
@@ -78,6 +79,7 @@ def read_experiment(folder: Folder, name: str, lab: Topology) -> Experiment:
         measures={name: subject for name, subject in measures.items() if subject},
         premises=tuple(_expectation(table, changed) for table in root.each("premise")),
         text=document.text,
+        try_next=root.text("try", "").strip(),
     )
     root.end()
     if not found.expectations:

@@ -41,6 +41,7 @@ def _run(one: Run) -> dict[str, Any]:
         "refused": [_of_step(one, found) for found in one.case.refusals],
         "explanations": [asdict(found) for found in explain(one.case)],
         "why": " ".join(one.experiment.why.split()),
+        "try": " ".join(one.experiment.try_next.split()),
         "kernel": header.kernel if header else None,
         "versions": header.versions if header else {},
         "programs": {node: ran.words for node, ran in built.programs.items()} if built else {},

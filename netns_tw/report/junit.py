@@ -114,6 +114,8 @@ def _explained(one: Run) -> Iterator[str]:
             yield f"{finding.expectation.name}{step}: expected {finding.expected}, actual {finding.actual}"
             yield from (f"  log: {line}" for line in finding.evidence)
     yield f"why: {' '.join(one.experiment.why.split())}"
+    if one.experiment.try_next:
+        yield f"try: {' '.join(one.experiment.try_next.split())}"
 
 
 def _said(one: Run) -> Iterator[str]:

@@ -67,6 +67,7 @@ class Section:
     """Log lines that were counted."""
     explanations: list[Explanation]
     why: str
+    try_next: str
     closes: list[tuple[str, Closes]]
     """The step's name, and how the connections of one flow ended."""
     charts: list[Chart]
@@ -105,6 +106,7 @@ def section(run: Run, number: int, time: int = 1) -> Section:
         evidence=list(dict.fromkeys(line for one in run.judgement.findings for line in one.evidence)),
         explanations=explain(case) if record.built else [],
         why=" ".join(experiment.why.split()),
+        try_next=" ".join(experiment.try_next.split()),
         closes=_closes(case),
         charts=curves.draw(anchor, case, found, axis),
         quiet=[one.node for one in found.nodes if one.total and not curves.has_waited(one)],

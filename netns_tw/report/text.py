@@ -87,7 +87,11 @@ def run(one: Run) -> RenderableType:
         parts.append(_closes(one))
     parts += [_explanation(found) for found in explain(one.case)]
     log = next((line for finding in one.judgement.findings for line in finding.evidence), "")
-    labelled = [("log", log), ("why", " ".join(one.experiment.why.split())), ("on", _settings(one))]
+    words = [
+        (label, " ".join(text.split()))
+        for label, text in (("why", one.experiment.why), ("try", one.experiment.try_next))
+    ]
+    labelled = [("log", log), *words, ("on", _settings(one))]
     parts += [_labelled(label, value) for label, value in labelled if value]
     return Group(*parts, Text(""))
 
