@@ -4,6 +4,7 @@ Handlers are set before anything else is imported, so that the first millisecond
 have passed on is put right: a SIGCHLD that is ignored would hide the end of a sandbox, and a standard stream that is
 closed would let a pipe take its number. A signal that was ignored on purpose (nohup) stays ignored.
 """
+# PYTHON_ARGCOMPLETE_OK: argcomplete's completion of any `python -m ...` may ask this module (commands/completion.py)
 
 import os
 import signal

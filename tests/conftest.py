@@ -166,6 +166,16 @@ def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def labs_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Labs of this test run that stay are kept apart from the user's, and none is left at the end."""
+    folder = tmp_path_factory.mktemp("labs")
+    os.environ["NETNS_TW_LABS"] = str(folder)
+    yield folder
+    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == []
+    del os.environ["NETNS_TW_LABS"]
+
+
+@pytest.fixture(scope="session", autouse=True)
 def host_is_untouched() -> Iterator[None]:
     """Host state is the same before and after the whole suite."""
     before = host_state()

@@ -24,11 +24,12 @@ def parsed(*words: str) -> argparse.Namespace:
     top = argparse.ArgumentParser(exit_on_error=False)
     commands = top.add_subparsers()
 
-    def add(name: str, help: str, example: str, call: Call) -> argparse.ArgumentParser:
+    def add(name: str, help: str, example: str, call: Call, *, json: bool = True) -> argparse.ArgumentParser:
         assert example.startswith(f"python -m netns_tw {name} ")
         found: argparse.ArgumentParser = commands.add_parser(name, help=help, exit_on_error=False)
         found.set_defaults(call=call)
-        found.add_argument("--json", action="store_true")
+        if json:
+            found.add_argument("--json", action="store_true")
         return found
 
     budget.declare(add)

@@ -14,7 +14,10 @@ from conftest import ROOT, netns_tw
 
 from netns_tw import __version__
 
-COMMANDS = ("topology", "replay", "list", "show", "validate", "budget", "report", "diff")
+COMMANDS = (
+    *("topology", "replay", "lesson", "up", "ls", "exec", "shell", "set", "logs", "watch", "down"),
+    *("list", "show", "validate", "budget", "report", "diff", "doctor", "completion", "help"),
+)
 SLOW = {"pyroute2", "asyncio", "rich", "nsenter"}
 
 

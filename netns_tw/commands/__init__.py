@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Protocol
 
 Call = Callable[[argparse.Namespace], int]
 """Carries a command out: prints to standard output, returns the exit code."""
-Add = Callable[[str, str, str, Call], argparse.ArgumentParser]
-"""Makes a command's parser of its name, help, example and call; ``--json`` is there already."""
+
+
+class Add(Protocol):
+    """Makes a command's parser of its name, help, example and call; ``--json`` is there already unless it is off."""
+
+    def __call__(
+        self, name: str, help: str, example: str, call: Call, *, json: bool = True
+    ) -> argparse.ArgumentParser: ...

@@ -34,31 +34,39 @@ def declare(add: Add) -> None:
         "python -m netns_tw budget --range 1024-1026 --destinations 1 --rate 100",
         _budget,
     )
-    lab_node = "take range, reserved ports, listener, tcp_tw_reuse and timestamps from this node of a lab"
+    lab_node = "a node of a lab: its range, reserved ports, listener and sysctls (default: the kernel's defaults)"
     command.add_argument("node", nargs="?", metavar="LAB/NODE", help=lab_node)
     ports = command.add_argument_group("ports")
-    ports.add_argument("--range", type=_range, metavar="LOW-HIGH", help="ip_local_port_range (32768-60999)")
-    ports.add_argument("--reserved", type=_ports, metavar="PORTS", help="ip_local_reserved_ports: 1024,1030-1034")
-    held = "ports that listeners or other bound sockets hold"
+    ports.add_argument("--range", type=_range, metavar="LOW-HIGH", help="ip_local_port_range (default: 32768-60999)")
+    reserved = "ip_local_reserved_ports, such as 1024,1030-1034 (default: none)"
+    ports.add_argument("--reserved", type=_ports, metavar="PORTS", help=reserved)
+    held = "ports that listeners or other bound sockets hold, such as 80,443 (default: none)"
     ports.add_argument("--listening", type=_ports, metavar="PORTS", help=held)
-    option = "IP_LOCAL_PORT_RANGE, as the program sets it on its sockets"
+    option = "IP_LOCAL_PORT_RANGE, as the program sets it on its sockets (default: not set)"
     ports.add_argument("--port-range-option", type=_range, metavar="LOW-HIGH", help=option)
     words = [one.value for one in PortChoice]
     choice = "when the port is chosen: at connect, at bind, or at connect after a bind with IP_BIND_ADDRESS_NO_PORT"
-    ports.add_argument("--bind", choices=words, help=f"{choice} (connect; with several sources bind-no-port)")
-    ports.add_argument("--sources", type=_count, metavar="N", help="source addresses (1)")
-    ports.add_argument("--destinations", type=_count, metavar="N", help="distinct pairs of address and port (1)")
+    ports.add_argument("--bind", choices=words, help=f"{choice} (default: connect; with several sources bind-no-port)")
+    ports.add_argument("--sources", type=_count, metavar="N", help="source addresses (default: 1)")
+    ports.add_argument(
+        "--destinations", type=_count, metavar="N", help="distinct pairs of address and port (default: 1)"
+    )
     load = command.add_argument_group("load")
-    load.add_argument("--rate", type=_rate, metavar="N", help="new connections per second")
-    kept = "keep-alive: requests until the connection is closed (1)"
+    load.add_argument(
+        "--rate",
+        type=_rate,
+        metavar="N",
+        help="new connections per second (default: none given, no prediction of when)",
+    )
+    kept = "keep-alive: requests until the connection is closed (default: 1)"
     load.add_argument("--requests-per-connection", type=_count, metavar="N", help=kept)
     sysctls = command.add_argument_group("sysctls")
     yes_or_no = argparse.BooleanOptionalAction
-    sysctls.add_argument("--tw-reuse", action=yes_or_no, help="tcp_tw_reuse = 1 (2, the default, is loopback only)")
-    delay = f"tcp_tw_reuse_delay, {SHORTEST_DELAY_MS} to {LONGEST_DELAY_MS} ({DEFAULT_DELAY_MS})"
+    sysctls.add_argument("--tw-reuse", action=yes_or_no, help="tcp_tw_reuse = 1, or 0 (default: 2, loopback only)")
+    delay = f"tcp_tw_reuse_delay, {SHORTEST_DELAY_MS} to {LONGEST_DELAY_MS} ms (default: {DEFAULT_DELAY_MS})"
     sysctls.add_argument("--delay-ms", type=_count, metavar="N", help=delay)
-    sysctls.add_argument("--timestamps", action=yes_or_no, help="tcp_timestamps, on both ends (on)")
-    buckets = "tcp_max_tw_buckets (larger than needed)"
+    sysctls.add_argument("--timestamps", action=yes_or_no, help="tcp_timestamps, on both ends (default: on)")
+    buckets = "tcp_max_tw_buckets (default: larger than needed)"
     sysctls.add_argument("--max-tw-buckets", type=_whole, metavar="N", help=buckets)
 
 

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netns_tw import runs
-from netns_tw.commands import Add
-from netns_tw.commands.streams import hush
+from netns_tw.commands import Add, environment
+from netns_tw.commands.streams import STDOUT, hush
 from netns_tw.errors import EXIT_FAIL, EXIT_PASS, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
     from netns_tw.report.run import Run
-
-STDOUT = (Path("-"), Path("/dev/stdout"))
-"""As a FILE: standard output."""
 
 
 def declare(add: Add) -> None:
@@ -36,7 +32,7 @@ def declare(add: Add) -> None:
         nargs="*",
         type=Path,
         metavar="RECORD",
-        help="a record's file, or a folder of them; none: the last run that was kept",
+        help="a record's file, or a folder of them (default: the last run that was kept)",
     )
     add_outputs(report)
     diff = add(
@@ -51,10 +47,13 @@ def declare(add: Add) -> None:
 
 def add_outputs(command: argparse.ArgumentParser) -> None:
     """Declare the reports that *command* can write."""
-    command.add_argument("--ktap", action="store_true", help="print KTAP 1 instead of text")
+    command.add_argument("--ktap", action="store_true", help="print KTAP 1 instead of text (default: text)")
     for name, what in (("junit", "JUnit XML"), ("html", "one HTML page")):
         command.add_argument(
-            f"--{name}", type=Path, metavar="FILE", help=f"write {what} to FILE ('-': print it instead of text)"
+            f"--{name}",
+            type=Path,
+            metavar="FILE",
+            help=f"write {what} to FILE; '-': print it instead of text (default: none)",
         )
 
 
@@ -64,14 +63,15 @@ def check_outputs(given: argparse.Namespace) -> bool:
     Raises:
         UsageError: two outputs want to be printed, or a FILE cannot be made where it is named.
     """
-    files = {"--junit": given.junit, "--html": given.html}
-    printed = [name for name, is_on in (("--json", given.json), ("--ktap", given.ktap)) if is_on]
-    printed += [f"{name} {path}" for name, path in files.items() if path in STDOUT]
+    files = {"junit": given.junit, "html": given.html}
+    printed = [environment.said(given, name) for name in ("json", "ktap") if getattr(given, name)]
+    printed += [environment.said(given, name, path) for name, path in files.items() if path in STDOUT]
     if len(printed) > 1:
-        raise UsageError(f"{' and '.join(printed)} both print to standard output; write one of them to a file")
+        wants = "both print" if len(printed) == 2 else "all print"
+        raise UsageError(f"{' and '.join(printed)} {wants} to standard output; write one of them to a file")
     for name, path in files.items():
         if path and path not in STDOUT and (problem := _why_not(path)):
-            raise UsageError(f"{name} {path}: {problem}")
+            raise UsageError(f"{environment.said(given, name, path)}: {problem}")
     return not printed
 
 
@@ -147,6 +147,8 @@ def _write(path: Path, data: bytes) -> None:
         with open(path, "wb", opener=lambda name, flags: os.open(name, flags & ~os.O_CREAT)) as file:
             file.write(data)
         return
+    import secrets
+
     path = Path(os.path.realpath(path))
     beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
     try:

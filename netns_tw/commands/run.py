@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from netns_tw import runs
 from netns_tw.commands import Add
@@ -15,6 +16,9 @@ from netns_tw.errors import UsageError
 from netns_tw.model import labs
 from netns_tw.model.experiment import CLIENTS, SERVERS, Experiment
 
+if TYPE_CHECKING:
+    from netns_tw.job import Inside
+
 AT_ONCE = 12
 
 
@@ -24,9 +28,9 @@ def declare(add: Add) -> None:
         "topology", "replay every experiment of one lab", "sudo python -m netns_tw topology lb3ports", _topology
     )
     topology.add_argument(
-        "lab", nargs="?", metavar="LAB", help="a lab's name, or the path of your own; none: list labs"
+        "lab", nargs="?", metavar="LAB", help="a lab's name, or the path of your own (default: list the labs)"
     )
-    topology.add_argument("--only", metavar="CLAIM", help="replay this claim alone")
+    topology.add_argument("--only", metavar="CLAIM", help="replay this claim alone (default: all of the lab)")
     topology.add_argument("--hold", action="store_true", help="with --only: keep the lab up afterwards, until Enter")
     replay = add(
         "replay",
@@ -34,7 +38,13 @@ def declare(add: Add) -> None:
         "sudo python -m netns_tw replay direct lb3ports/lb-exhausts-its-ports",
         _replay,
     )
-    replay.add_argument("names", nargs="*", metavar="LAB[/CLAIM]", help="labs or single claims")
+    replay.add_argument("names", nargs="*", metavar="LAB[/CLAIM]", help="labs or single claims (default: all)")
+    replay.add_argument(
+        "--in",
+        dest="inside",
+        metavar="NAME",
+        help="replay one claim's steps in a lab that is up, as ls lists it (default: build a lab for each)",
+    )
     for one in (topology, replay):
         _add_options_of_a_run(one)
         add_outputs(one)
@@ -45,18 +55,28 @@ def _add_options_of_a_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--server", choices=SERVERS, help="all servers built-in, or all nginx (default: as the file says)"
     )
-    command.add_argument("-j", type=_positive, default=AT_ONCE, metavar="N", help=f"experiments at once ({AT_ONCE})")
     command.add_argument(
-        "--out", type=Path, metavar="DIR", help="keep the records in DIR (default: among the last runs)"
+        "-j", "--jobs", type=_positive, default=AT_ONCE, metavar="N", help=f"experiments at once (default: {AT_ONCE})"
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="keep the records in DIR (default: a folder among the kept runs)"
     )
     command.add_argument(
         "--keep",
         type=_count,
         metavar="N",
-        help=f"keep the records of the last N runs, 0 for none (default: {runs.KEEP})",
+        help=f"how many runs' records are kept, 0 for none (default: {runs.KEEP})",
     )
     command.add_argument(
-        "--pcap", type=Path, metavar="DIR", help="capture every link, all its packets, into a pcapng file in DIR"
+        "--pcap",
+        type=Path,
+        metavar="DIR",
+        help="capture every link, all its packets, into a pcapng file in DIR (default: none)",
+    )
+    command.add_argument(
+        "--watch",
+        action="store_true",
+        help="show ports, TIME_WAITs and requests live, one experiment at a time (as -j 1); then the report",
     )
     command.add_argument("-q", "--quiet", action="store_true", help="the summary only, no progress")
 
@@ -75,7 +95,7 @@ def _count(text: str) -> int:
 
 def _topology(given: argparse.Namespace) -> int:
     if given.lab is None:
-        if given.only or given.hold:
+        if given.only or given.hold or given.watch:
             raise UsageError("which lab? name one: netns_tw topology LAB")
         return list_labs(given)
     if given.hold and (not given.only or given.json):
@@ -90,20 +110,53 @@ def _topology(given: argparse.Namespace) -> int:
 
 
 def _replay(given: argparse.Namespace) -> int:
+    if given.inside is not None:
+        return _replay_inside(given)
     return _run(given, list(labs.find(given.names)), hold=False)
 
 
-def _run(given: argparse.Namespace, picked: list[tuple[labs.Lab, Experiment]], hold: bool) -> int:
+def _replay_inside(given: argparse.Namespace) -> int:
+    if len(given.names) != 1:
+        raise UsageError("which claim? name one: netns_tw replay --in NAME CLAIM")
+    if given.server or given.pcap:
+        raise UsageError("with --in the lab's programs run already: leave out --server and --pcap")
+    from netns_tw import visit
+    from netns_tw.roster import Roster
+
+    entry = Roster().find(given.inside)
+    lab, topology = visit.lab_of(entry)
+    experiment = labs.pick(lab, given.names[0].removeprefix(f"{lab.name}/"))
+    return _run(given, [(lab, experiment)], hold=False, inside=visit.stage_for(entry, lab, topology, experiment))
+
+
+def _run(
+    given: argparse.Namespace, picked: list[tuple[labs.Lab, Experiment]], hold: bool, inside: Inside | None = None
+) -> int:
     if not picked:
         raise UsageError("there is no experiment to replay: a lab's are its files experiments/*.toml")
     is_text = check_outputs(given)
+    if given.watch and (hold or given.quiet or not is_text):
+        raise UsageError(
+            "--watch draws on standard output while an experiment runs: leave out --hold, -q and what prints there,"
+            " such as --json (a lab that stays: netns_tw up LAB, then netns_tw watch NAME)"
+        )
     if hold and not is_text:
         raise UsageError("--hold shows text while the lab is up; write other reports later: netns_tw report")
     from netns_tw import session, verdict
 
     keep = runs.KEEP if given.keep is None else given.keep
     wishes = session.Wishes(
-        given.client, given.server, given.j, given.quiet, not is_text, hold, given.out, keep, given.pcap
+        given.client,
+        given.server,
+        given.jobs,
+        given.quiet,
+        not is_text,
+        hold,
+        given.out,
+        keep,
+        given.pcap,
+        given.watch,
+        inside,
     )
     found = session.replay(picked, wishes)
     code = verdict.exit_code([one.judgement for one in found])

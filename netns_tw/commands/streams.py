@@ -1,9 +1,13 @@
-"""Standard output when its reader is gone."""
+"""Standard output: by which names a FILE means it, and what to do when its reader is gone."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+
+STDOUT = (Path("-"), Path("/dev/stdout"))
+"""As a FILE: standard output."""
 
 
 def hush() -> None:

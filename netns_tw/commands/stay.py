@@ -1,0 +1,115 @@
+"""up, ls, down: labs that stay."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from netns_tw.commands import Add
+from netns_tw.commands.called import called
+from netns_tw.errors import EXIT_PASS, UsageError
+from netns_tw.model import labs, settings
+from netns_tw.model.experiment import SERVERS
+
+
+def declare(add: Add) -> None:
+    """Add the commands."""
+    up = add("up", "bring a lab up that stays until down", "sudo python -m netns_tw up lb3ports", _up)
+    up.add_argument(
+        "lab", metavar="LAB[/CLAIM]", help="a lab's name or path; with a claim: the lab as that claim changes it"
+    )
+    up.add_argument(
+        "--name", metavar="NAME", help="what to call it (default: the lab's name, with -2, -3, ... where that is taken)"
+    )
+    up.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.SYSCTL=VALUE",
+        help="set a sysctl before the first packet, as lb.net.ipv4.tcp_tw_reuse=1; may be repeated (default: as the"
+        " file says)",
+    )
+    up.add_argument("--server", choices=SERVERS, help="all servers built-in, or all nginx (default: as the file says)")
+    up.add_argument(
+        "--named", action="store_true", help="name the nodes /run/netns/NAME-NODE too, for ip netns exec; as root only"
+    )
+    add("ls", "list the labs that are up", "sudo python -m netns_tw ls", _ls)
+    down = add("down", "take labs down; nothing of them is left", "sudo python -m netns_tw down lb3ports", _down)
+    down.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="labs as ls lists them; one that is gone is no error (default: none; give --all)",
+    )
+    down.add_argument("--all", action="store_true", help="all labs of this user")
+
+
+def _up(given: argparse.Namespace) -> int:
+    if given.name is not None:
+        from netns_tw.roster import check_name
+
+        check_name(given.name)
+    lab, claim = labs.find_one(given.lab)
+    topology = lab.topology.with_nodes(claim.nodes if claim else {})
+    sysctls = settings.by_node(settings.parse(word, topology.nodes) for word in given.set)
+    topology = settings.apply(topology, sysctls)
+    from netns_tw.bringup import bring_up, take_down
+    from netns_tw.entry import Entry
+    from netns_tw.roster import Roster
+
+    entry = Entry(
+        name=given.name or lab.name,
+        lab=lab.name,
+        folder=str(Path(topology.folder).resolve()),
+        claim=claim.claim_id if claim else "",
+        servers=given.server,
+        sysctls=sysctls,
+    )
+    roster = Roster()
+    standing = bring_up(topology, entry, roster, may_number=given.name is None, is_published=given.named)
+    from netns_tw.report import standing as paper
+
+    try:
+        if given.json:
+            print(json.dumps(paper.as_json(standing), indent=2))
+        else:
+            paper.show(standing, lab, called())
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        take_down(standing.entry, roster)
+        raise
+    return EXIT_PASS
+
+
+def _ls(given: argparse.Namespace) -> int:
+    from netns_tw.report import standing as paper
+    from netns_tw.roster import Roster
+
+    rows = paper.rows(Roster().entries())
+    if given.json:
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        paper.table(rows)
+    else:
+        print(f"no lab is up; bring one up: {called()} up LAB", file=sys.stderr)
+    return EXIT_PASS
+
+
+def _down(given: argparse.Namespace) -> int:
+    from netns_tw.roster import Roster
+
+    roster = Roster()
+    if bool(given.names) == given.all:
+        raise UsageError("which lab? name some, or --all of yours: netns_tw down NAME...; see: netns_tw ls")
+    names = [one.name for one in roster.entries()] if given.all else given.names
+    found = {name: roster.down(name) for name in dict.fromkeys(names)}
+    if given.json:
+        print(json.dumps({name: "down" if was_up else "was not up" for name, was_up in found.items()}, indent=2))
+        return EXIT_PASS
+    for name, was_up in found.items():
+        print(f"{name}: {'down' if was_up else 'was not up'}")
+    if not found:
+        print("no lab is up", file=sys.stderr)
+    return EXIT_PASS
