@@ -35,8 +35,6 @@ from netns_tw.roster import Roster
 
 STAY = b"s"
 INIT = Path(init.__file__)
-SHELLS = lab.RUN / ".shells"
-"""In the lab: what shells read; no node has such a name."""
 ENDED = "ended"
 """In a node's folder: the exit status of its program, once that has ended."""
 
@@ -111,17 +109,17 @@ class _Made:
         orders, self._orders = os.pipe()
         stack.callback(os.close, self._report)
         stack.callback(os.close, self._orders)
-        name = place.entry.name
+        kept = (place.lock, place.folder)
         with sandbox.undisturbed():
             try:
                 self._sandbox = sandbox.start(
-                    lambda: _inside(topology, programs, name, place.lock, orders, report), (place.lock, orders, report)
+                    lambda: _inside(topology, programs, place, orders, report), (*kept, orders, report)
                 )
                 stack.callback(self._end)
             finally:
                 os.close(orders)
                 os.close(report)
-        self._name = name
+        self._name = place.entry.name
         place.write(replace(place.entry, init=self._prove(self._sandbox.init)))
 
     def _prove(self, pid: int) -> Proof:
@@ -176,11 +174,11 @@ class _Made:
         os.close(self._report)
 
 
-def _inside(topology: Topology, programs: dict[str, Program], name: str, lock: int, orders: int, report: int) -> int:
+def _inside(topology: Topology, programs: dict[str, Program], place: Place, orders: int, report: int) -> int:
     """PID 1's main: build the lab, tell what was built, and stay if told so."""
     try:
         running = lab.RunningLab(topology, programs).__enter__()
-        shells.write(SHELLS)
+        shells.write()
     except NetnsTwError as error:
         answer.tell_error(report, error)
         return error.exit_code
@@ -191,19 +189,20 @@ def _inside(topology: Topology, programs: dict[str, Program], name: str, lock: i
     sandbox.outlive()
     with suppress(BrokenPipeError):  # the command was killed just now; it had written the entry as up
         os.write(report, STAY)
-    return _become_init(name, lock, [f"{pid}={running.nodes[node].folder / ENDED}" for node, pid in pids.items()])
+    return _become_init(place, [f"{pid}={running.nodes[node].folder / ENDED}" for node, pid in pids.items()])
 
 
-def _become_init(name: str, lock: int, noted: list[str]) -> NoReturn:
+def _become_init(place: Place, noted: list[str]) -> NoReturn:
     """Let go of all that was the command's, and be the lab's init; the programs stay its children."""
     os.chdir("/")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(nowhere, fd)
-    os.set_inheritable(lock, True)
+    for fd in (place.lock, place.folder):
+        os.set_inheritable(fd, True)
     for signum in sandbox.OUR_SIGNALS:  # else Python would end by SIGINT, which an init can do without
         signal.signal(signum, signal.SIG_IGN)
-    os.execv(sys.executable, [sys.executable, "-I", "-S", str(INIT), name, *noted])
+    os.execv(sys.executable, [sys.executable, "-I", "-S", str(INIT), place.entry.name, str(place.folder), *noted])
 
 
 def _publish(place: Place, stack: ExitStack) -> None:

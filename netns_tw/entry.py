@@ -12,7 +12,7 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from netns_tw.errors import EnvironmentLacks, UsageError
@@ -57,14 +57,17 @@ class Entry:
         return max(0.0, time.time() - self.began)
 
 
+_KNOWN = {one.name for one in fields(Entry)}
+
+
 class Place:
     """A name that is taken for a lab that comes up; its lock is held."""
 
-    def __init__(self, path: Path, entry: Entry, lock: int) -> None:
+    def __init__(self, path: Path, entry: Entry, lock: int, folder: int) -> None:
         self._path = path
         self.entry = entry
-        self.lock = lock
-        """The fd that the lab's first process keeps."""
+        self.lock, self.folder = lock, folder
+        """The fds that the lab's first process keeps: what it holds locked, and where that lies."""
 
     def write(self, entry: Entry) -> None:
         """Put *entry* on disk, whole or not at all.
@@ -114,8 +117,10 @@ def is_alive(path: Path) -> bool:
 def _is_held(path: Path) -> bool:
     try:
         fd = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:  # such as too many open files: no reason to take it for dead
+        raise EnvironmentLacks(f"{path / LOCK}: cannot be opened: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -155,7 +160,7 @@ def read(path: Path) -> Entry:
         found["init"] = Proof(**found["init"]) if found["init"] else None
         found["programs"] = {node: Proof(**one) for node, one in found["programs"].items()}
         found["published"] = [Published(**one) for one in found["published"]]
-        return Entry(**found)
+        return Entry(**{key: one for key, one in found.items() if key in _KNOWN})  # a newer release may know more
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path / _ENTRY}: damaged ({error}); its lab's first process holds {path / LOCK}") from error
 

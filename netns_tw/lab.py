@@ -155,10 +155,14 @@ class VisitedLab(RunningLab):
     """A lab that is up already, seen from a visit: its programs are not ours to start or to end."""
 
     def __enter__(self) -> VisitedLab:
-        for name, described in self.topology.nodes.items():
-            node = self.nodes[name] = self._node(name)
-            node.sysctls = read_sysctls(name, (*described.sysctls, *ALWAYS_SHOWN))
-            node.new_log_lines()  # what was logged before is not of this experiment
+        try:
+            for name, described in self.topology.nodes.items():
+                node = self.nodes[name] = self._node(name)
+                node.sysctls = read_sysctls(name, (*described.sysctls, *ALWAYS_SHOWN))
+                node.new_log_lines()  # what was logged before is not of this experiment
+        except OSError as error:  # somebody has taken a piece of it away
+            self._stack.close()
+            raise EnvironmentLacks(f"the lab is not whole any more: {error}") from error
         return self
 
 

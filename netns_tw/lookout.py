@@ -2,7 +2,7 @@
 
 It only looks: its instruments are opened in each node as a replay opens its own, and it pays for itself as the sampler
 does. A Built line tells what the kernel has of the sysctls, and again when somebody has set one. What a replay is about
-arrives through the file that stage.py writes; a replay that begins anew cuts it short.
+arrives through the file that stage.py writes, a new one for each replay.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import select
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 from netns_tw.kernel.sockdiag import TcpSocket
 from netns_tw.lab import ALWAYS_SHOWN, read_sysctls
@@ -92,13 +93,14 @@ class Lookout:
 
 def _replayed() -> Iterator[list[bytes]]:
     """Each time: the whole lines that the replay's file has got since; of the first time, nothing that is old."""
-    at = os.stat(SHOWN).st_size if SHOWN.exists() else 0
+    old = os.stat(SHOWN) if SHOWN.exists() else None
+    at, inode = (old.st_size, old.st_ino) if old else (0, 0)
     while True:
         lines: list[bytes] = []
-        if SHOWN.exists():
-            with open(SHOWN, "rb") as file:
-                at = 0 if os.fstat(file.fileno()).st_size < at else at
-                file.seek(at)
-                lines = [line for line in file.read(1 << 20).splitlines(keepends=True) if line.endswith(b"\n")]
+        with suppress(FileNotFoundError), open(SHOWN, "rb") as file:
+            if (found := os.fstat(file.fileno()).st_ino) != inode:  # another replay's
+                at, inode = 0, found
+            file.seek(at)
+            lines = [line for line in file.read(1 << 20).splitlines(keepends=True) if line.endswith(b"\n")]
             at += sum(map(len, lines))
         yield lines

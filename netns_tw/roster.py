@@ -11,7 +11,8 @@ While a lab comes up, the command holds the lock together with the lab's first p
 both are gone. Making, finishing and removing an entry are short, and happen under one lock for the whole folder.
 
 The folder is the user's own and closed to others: /run/netns_tw for root, netns_tw in $XDG_RUNTIME_DIR for others, in
-/tmp with the user's number where there is none.
+/tmp with the user's number where there is none. What lies in a folder that no lab ever came up in is not ours: there,
+nothing is made but by `up`, and nothing is removed.
 """
 
 from __future__ import annotations
@@ -29,25 +30,31 @@ from pathlib import Path
 
 from netns_tw.entry import VARIABLE, Entry, Place, cannot_write, is_alive, make_lock, read, remove
 from netns_tw.errors import EnvironmentLacks, NetnsTwError, UsageError, near_match
+from netns_tw.programs import shells
 from netns_tw.rules import NAME, NAME_RULE
 from netns_tw.wait import DeadlineMissed, wait_until
 
 MOST_COPIES = 1000
 DOWN_DEADLINE_S = 15.0
-_DOOR = ".lock"
-_NOTHING_THERE = (errno.ENOENT, errno.EROFS, errno.EACCES)
-"""No folder, or one without a lock that cannot be made: no lab ever came up there."""
+DOOR = ".netns_tw.lock"
 
 
 def folder() -> Path:
-    """The folder of all labs that are up; it need not exist."""
+    """The folder of all labs that are up; it need not exist.
+
+    Raises:
+        UsageError: this is inside a lab, whose processes have other numbers outside.
+    """
+    if os.path.isdir(shells.FOLDER):  # False too where another user's folder may not be looked into
+        raise UsageError("this is inside a lab: leave its shell first; labs are reached from outside")
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE])
     if os.geteuid() == 0:
         return Path("/run/netns_tw")
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime.startswith("/") and os.path.isdir(runtime) and os.stat(runtime).st_uid == os.geteuid():
-        return Path(runtime, "netns_tw")
+    # cron and su leave the variable out; pam_systemd(8) says where it would point
+    for runtime in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.geteuid()}"):
+        if runtime.startswith("/") and os.path.isdir(runtime) and os.stat(runtime).st_uid == os.geteuid():
+            return Path(runtime, "netns_tw")
     return Path(f"/tmp/netns_tw-{os.geteuid()}")
 
 
@@ -90,7 +97,9 @@ class Roster:
                 stack.callback(os.close, lock)
                 undo = stack.enter_context(ExitStack())  # before the lock is let go, and with it the name
                 undo.callback(self._remove, name)
-                place = Place(path, replace(entry, name=name, began=time.time()), lock)
+                there = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, there)
+                place = Place(path, replace(entry, name=name, began=time.time()), lock, there)
                 place.write(place.entry)
             try:
                 yield place
@@ -123,8 +132,7 @@ class Roster:
         Raises:
             UsageError: the folder is not the user's alone.
         """
-        with self._door():
-            found, troubles = self._sweep()
+        found, troubles = self._all()
         for trouble in troubles.values():
             _say(trouble)
         return found
@@ -135,8 +143,7 @@ class Roster:
         Raises:
             UsageError: there is none that is up; with the near match. Or its entry is damaged.
         """
-        with self._door():
-            found, troubles = self._sweep()
+        found, troubles = self._all()
         if isinstance(troubles.get(name), UsageError):
             raise troubles[name]
         entries = {one.name: one for one in found}
@@ -150,7 +157,7 @@ class Roster:
     def down(self, name: str) -> bool:
         """Take a lab down, also one that is coming up; return once all of it is gone. False where there was none.
 
-        An entry that cannot be removed, as on a read-only disk, is named on standard error; its lab is gone all the same.
+        An entry that cannot be removed, as on a read-only disk, is named on standard error; its lab is gone.
 
         Raises:
             UsageError: its entry is damaged.
@@ -162,8 +169,7 @@ class Roster:
 
         def is_gone() -> bool:
             nonlocal was_there, trouble
-            with self._door():
-                alive, troubles = self._sweep()
+            alive, troubles = self._all()
             found, trouble = {one.name: one for one in alive}.get(name), troubles.get(name)
             if isinstance(trouble, UsageError):
                 raise trouble
@@ -174,11 +180,31 @@ class Roster:
 
         try:
             wait_until(is_gone, f"lab {name} is gone", DOWN_DEADLINE_S)
-        except DeadlineMissed as error:
-            raise EnvironmentLacks(str(error)) from error
+        except DeadlineMissed:
+            raise EnvironmentLacks(
+                f"lab {name} is still there after {DOWN_DEADLINE_S:g} s: the command that brings it up has not started"
+                " it; is that stopped? end it, or let it go on"
+            ) from None
         if trouble:
             _say(trouble)
         return was_there
+
+    def all_names(self) -> list[str]:
+        """The names of all labs that are alive, of those with a damaged entry too, the oldest first.
+
+        Raises:
+            UsageError: the folder is not the user's alone.
+        """
+        found, troubles = self._all()
+        damaged = [name for name, trouble in troubles.items() if isinstance(trouble, UsageError)]
+        for name in troubles.keys() - damaged:
+            _say(troubles[name])
+        return [*(one.name for one in found), *damaged]
+
+    def _all(self) -> tuple[list[Entry], dict[str, NetnsTwError]]:
+        """``_sweep``; nothing where no lab ever came up."""
+        with self._door() as is_there:
+            return self._sweep() if is_there else ([], {})
 
     def _remove(self, name: str) -> None:
         with self._door(), suppress(EnvironmentLacks):  # the next command tries again, and says so
@@ -207,21 +233,43 @@ class Roster:
         return sorted(found, key=lambda one: (one.began, one.name)), troubles
 
     @contextmanager
-    def _door(self, make: bool = False) -> Iterator[None]:
-        """Be alone in the folder."""
+    def _door(self, make: bool = False) -> Iterator[bool]:
+        """Be alone in the folder. False where no lab ever came up: there is no folder, or no door in it."""
         with ExitStack() as stack:
             try:
                 if make:
                     with suppress(FileExistsError):  # what is no folder is refused below
                         self.path.mkdir(mode=0o700, parents=True)
                 self.check_owner()
-                lock = _open_door(self.path / _DOOR)
+                lock = self._open_door(make)
                 stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as error:
-                if make or error.errno not in _NOTHING_THERE:
+            except FileNotFoundError as error:
+                if make:
                     raise EnvironmentLacks(cannot_write(self.path, error)) from error
-            yield
+                yield False
+                return
+            except OSError as error:
+                raise EnvironmentLacks(cannot_write(self.path, error)) from error
+            yield True
+
+    def _open_door(self, make: bool) -> int:
+        """Open the folder's lock; make it where that is asked for and nothing else lies there.
+
+        Raises:
+            UsageError: the folder is of other things.
+            OSError: it is not there, or cannot be made.
+        """
+        path = self.path / DOOR
+        for flags in (os.O_RDWR, os.O_RDONLY):  # read-only: a lock needs no right to write
+            with suppress(OSError):
+                return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if not make:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        has_others = any(NAME.fullmatch(one.name) for one in self.path.iterdir())
+        if has_others and not path.exists():  # looked for last: another first command may have been quicker
+            raise UsageError(f"{self.path}: holds other things; labs need a folder of their own: {VARIABLE}=DIR")
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def check_owner(self) -> None:
         """Refuse a folder that others can write to.
@@ -238,16 +286,6 @@ class Roster:
             )
 
 
-def _open_door(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:  # read-only: a lock needs no right to write
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            raise error from None
-
-
 def _say(trouble: NetnsTwError) -> None:
     with suppress(OSError):  # nobody listens
-        print(f"netns_tw: {trouble}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"netns_tw: {trouble}\n")

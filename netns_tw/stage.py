@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from netns_tw.errors import UsageError
 from netns_tw.lab import RUN
@@ -34,11 +35,17 @@ def take(name: str) -> None:
 
 def shown(emit: Callable[[Line], None]) -> Callable[[Line], None]:
     """*emit*, with what a watcher wants to see copied to SHOWN."""
-    file = os.open(SHOWN, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with suppress(FileNotFoundError):
+        os.unlink(SHOWN)  # a new file, so that who reads the old one sees that this is another
+    files = [os.open(SHOWN, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)]
 
     def both(line: Line) -> None:
         if isinstance(line, Header | Response | StepEnd):
-            os.write(file, to_json(line) + b"\n")
+            try:
+                for file in files:
+                    os.write(file, to_json(line) + b"\n")
+            except OSError:  # the lab's files are full: nobody watches the rest
+                files.clear()
         emit(line)
 
     return both

@@ -129,7 +129,10 @@ def _elsewhere(record: Record) -> str:
         used = Tally(row[0] for row in seen.sockets if row[0] != "listening")
         if step == BEFORE and used:
             words = ", ".join(f"{count} {state}" for state, count in used.items())
-            return f"lab {name} was not fresh: before the first request {node} had {words}"
+            return (
+                f"lab {name} was not fresh: before the first request {node} had {words}; wait until they are gone, or"
+                " bring up another copy"
+            )
     return ""
 
 

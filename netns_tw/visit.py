@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import Any
 
 from netns_tw import answer
-from netns_tw.bringup import ENDED, SHELLS
+from netns_tw.bringup import ENDED
 from netns_tw.entry import Entry
-from netns_tw.errors import NetnsTwError, UsageError, near_match
+from netns_tw.errors import EnvironmentLacks, NetnsTwError, UsageError, near_match
 from netns_tw.job import Inside
-from netns_tw.kernel import inside, process, sandbox, sysctl
+from netns_tw.kernel import escort, inside, process, sandbox, sysctl
 from netns_tw.kernel.inside import Gone, Proof
 from netns_tw.lab import RUN
 from netns_tw.lookout import Lookout
@@ -72,20 +72,21 @@ def ask(entry: Entry, question: Callable[[], Any]) -> Any:
             answer.tell(write, question())
         except NetnsTwError as error:
             answer.tell_error(write, error)
+        except OSError as error:  # somebody has taken a piece of the lab away
+            answer.tell_error(write, EnvironmentLacks(f"lab {entry.name} is not whole any more: {error}"))
         return 0
 
-    with sandbox.undisturbed():
+    with ExitStack() as stack, sandbox.undisturbed():
+        stack.callback(os.close, read)
         try:
             visit = inside.visit(first_process(entry), main, (write,))
         finally:
             os.close(write)
+        stack.callback(visit.wait)
         try:
             return answer.hear(read)
         except EOFError:
             raise Gone(f"lab {entry.name} ended meanwhile") from None
-        finally:
-            os.close(read)
-            visit.wait()
 
 
 def set_sysctls(entry: Entry, wanted: list[Setting]) -> list[tuple[Setting, str | None]]:
@@ -242,11 +243,17 @@ def _has_more(fd: int) -> bool:
 
 def run_shell(entry: Entry, node: str) -> int:
     """Run the user's own shell on *node*; else as ``run``."""
-    argv, variables = shells.command(os.environ.get("SHELL", ""), SHELLS, entry.name, node)
-    return run(entry, node, argv, variables)
+    argv, variables = shells.command(os.environ.get("SHELL", ""), entry.name, node)
+    return run(entry, node, argv, variables, is_shell=True)
 
 
-def run(entry: Entry, node: str, argv: list[str], variables: Mapping[str, str] = MappingProxyType({})) -> int:
+def run(
+    entry: Entry,
+    node: str,
+    argv: list[str],
+    variables: Mapping[str, str] = MappingProxyType({}),
+    is_shell: bool = False,
+) -> int:
     """Run a program on *node* with the caller's terminal; return its exit code. The caller must end with it.
 
     Raises:
@@ -262,4 +269,4 @@ def run(entry: Entry, node: str, argv: list[str], variables: Mapping[str, str] =
         shells.LAB: entry.name,
         shells.NODE: node,
     }
-    return inside.run(first_process(entry), node, argv, environment)
+    return escort.run(first_process(entry), node, argv, environment, is_shell)

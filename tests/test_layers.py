@@ -16,14 +16,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
 UNDER_ALL = ("netns_tw.errors", "netns_tw.wait", "netns_tw.rules")
-PROGRAMS = tuple(f"netns_tw.programs.{name}" for name in ("http11", "server", "client", "proxy", "curl", "__main__"))
+PROGRAMS = tuple(
+    f"netns_tw.programs.{name}"
+    for name in ("http11", "memo", "closing", "outcome", "server", "client", "proxy", "curl", "__main__")
+)
 LAB = ("netns_tw.kernel", "netns_tw.measure", "netns_tw.model", "netns_tw.programs", *UNDER_ALL)
 JOB = ("netns_tw.replay", "netns_tw.stage", "netns_tw.lab", *LAB)
 PARALLEL = ("netns_tw.job", *JOB)
 EVIDENCE = ("netns_tw.evidence", "netns_tw.model", "netns_tw.verdict", "netns_tw.errors")
 REPORT = ("netns_tw.report", *EVIDENCE)
 SESSION = ("netns_tw.parallel", "netns_tw.runs", *PARALLEL, *REPORT)
-ROSTER = ("netns_tw.roster", "netns_tw.entry", "netns_tw.kernel", *UNDER_ALL)
+ROSTER = ("netns_tw.roster", "netns_tw.entry", "netns_tw.kernel", "netns_tw.programs.shells", *UNDER_ALL)
 BRINGUP = ("netns_tw.bringup", "netns_tw.answer", "netns_tw.lab", *ROSTER, *LAB)
 VISIT = ("netns_tw.visit", "netns_tw.lookout", "netns_tw.stage", *BRINGUP, *PARALLEL)
 DOCTOR = (

@@ -18,5 +18,12 @@ def called() -> str:
         return f"{sudo}{shlex.quote(str(own)) if sudo else own.name}"
     script = _CHECKOUT / "scripts" / "run"
     if Path(sys.executable).is_relative_to(_CHECKOUT / ".venv") and os.access(script, os.X_OK):
-        return f"{sudo}{shlex.quote(os.path.relpath(script) if Path.cwd() == _CHECKOUT else str(script))}"
+        return f"{sudo}{shlex.quote('scripts/run' if _is_here() else str(script))}"
     return f"{sudo}{shlex.quote(sys.executable)} -P -m netns_tw"
+
+
+def _is_here() -> bool:
+    try:
+        return Path.cwd() == _CHECKOUT
+    except OSError:  # it was removed
+        return False

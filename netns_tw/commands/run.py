@@ -118,8 +118,9 @@ def _replay(given: argparse.Namespace) -> int:
 def _replay_inside(given: argparse.Namespace) -> int:
     if len(given.names) != 1:
         raise UsageError("which claim? name one: netns_tw replay --in NAME CLAIM")
-    if given.server or given.pcap:
+    if any(getattr(given, one) and one not in given.variables for one in ("server", "pcap")):
         raise UsageError("with --in the lab's programs run already: leave out --server and --pcap")
+    given.server = given.pcap = None  # a job's variables: they stand back
     from netns_tw import visit
     from netns_tw.roster import Roster
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from netns_tw.commands import Add
 from netns_tw.commands.called import called
-from netns_tw.errors import EXIT_PASS, UsageError
+from netns_tw.errors import EXIT_PASS, NetnsTwError, UsageError
 from netns_tw.model import labs, settings
 from netns_tw.model.experiment import SERVERS
 
@@ -67,15 +67,15 @@ def _up(given: argparse.Namespace) -> int:
         servers=given.server,
         sysctls=sysctls,
     )
-    roster = Roster()
-    standing = bring_up(topology, entry, roster, may_number=given.name is None, is_published=given.named)
-    from netns_tw.report import standing as paper
+    from netns_tw.report import standing as paper  # before: a signal while it is read would leave the lab up
 
+    roster, call_again = Roster(), called()
+    standing = bring_up(topology, entry, roster, may_number=given.name is None, is_published=given.named)
     try:
         if given.json:
             print(json.dumps(paper.as_json(standing), indent=2))
         else:
-            paper.show(standing, lab, called())
+            paper.show(standing, lab, call_again)
         sys.stdout.flush()
     except KeyboardInterrupt:
         take_down(standing.entry, roster)
@@ -103,13 +103,22 @@ def _down(given: argparse.Namespace) -> int:
     roster = Roster()
     if bool(given.names) == given.all:
         raise UsageError("which lab? name some, or --all of yours: netns_tw down NAME...; see: netns_tw ls")
-    names = [one.name for one in roster.entries()] if given.all else given.names
-    found = {name: roster.down(name) for name in dict.fromkeys(names)}
+    found: dict[str, str] = {}
+    troubles: list[NetnsTwError] = []
+    for name in dict.fromkeys(roster.all_names() if given.all else given.names):
+        try:
+            found[name] = "down" if roster.down(name) else "was not up"
+        except NetnsTwError as error:  # the others go down all the same
+            troubles.append(error)
     if given.json:
-        print(json.dumps({name: "down" if was_up else "was not up" for name, was_up in found.items()}, indent=2))
-        return EXIT_PASS
-    for name, was_up in found.items():
-        print(f"{name}: {'down' if was_up else 'was not up'}")
+        print(json.dumps(found, indent=2))
+    else:
+        for name, outcome in found.items():
+            print(f"{name}: {outcome}")
+    for one in troubles[:-1]:
+        print(f"netns_tw: {one}", file=sys.stderr)
+    if troubles:
+        raise troubles[-1]
     if not found:
         print("no lab is up", file=sys.stderr)
     return EXIT_PASS

@@ -1,6 +1,6 @@
 """Namespaces: each kind, the user namespace of an ordinary user, and the sandbox that is made of them.
 
-A refusal is the kernel's, AppArmor's or seccomp's; the sysctls that forbid (``sandbox.SWITCHES``) are read to name it.
+A refusal is the kernel's, AppArmor's or seccomp's; the sysctls that forbid (kernel/switches.py) are read to name it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from netns_tw.doctor.need import EVERY_LAB, Check, more_rights
 from netns_tw.errors import EnvironmentLacks
-from netns_tw.kernel import libc, probe, sandbox
+from netns_tw.kernel import libc, probe, sandbox, switches
 from netns_tw.kernel.attempt import attempt
 
 KINDS = (("mount", libc.CLONE_NEWNS), ("PID", libc.CLONE_NEWPID), ("network", libc.CLONE_NEWNET))
@@ -43,7 +43,7 @@ def _make_user_namespace() -> str:
             probe.become_nobody()
             who = "as an ordinary user (nobody)"
     sandbox.unshare_with_user()
-    name, value = sandbox.APPARMOR.name, sandbox.APPARMOR.value
+    name, value = switches.APPARMOR.name, switches.APPARMOR.value
     return f"made {who}; " + ("this kernel has no AppArmor switch" if value is None else f"{name} = {value}")
 
 
@@ -67,10 +67,10 @@ def _make_sandbox() -> str:
     return "a process with all of them, and with /proc, /sys and /run of its own"
 
 
-def _switches(is_for_users: bool) -> Iterator[sandbox.Switch]:
+def _switches(is_for_users: bool) -> Iterator[switches.Switch]:
     """The switches that forbid namespaces here. *is_for_users*: user namespaces only."""
     power = probe.has_power()
-    for one in sandbox.forbidding():
+    for one in switches.forbidding():
         is_of_users = "userns" in one.name or "user_namespaces" in one.name
         # who has the power needs no user namespace for the others
         if is_of_users is is_for_users or (is_of_users and not power):

@@ -14,24 +14,17 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from netns_tw.errors import EXIT_BROKEN, EnvironmentLacks, UsageError
-from netns_tw.kernel import libc, netns, sandbox
+from netns_tw.errors import EnvironmentLacks, UsageError
+from netns_tw.kernel import libc, sandbox
 from netns_tw.kernel.sandbox import Sandbox
 
-EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
-"""As sh(1) has it."""
 START_TIME_FIELD = 22
 DIE_DEADLINE_S = 10.0
-PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
-_SI_KERNEL = 0x80
 _KINDS = (
     ("user", libc.CLONE_NEWUSER),
     ("pid", libc.CLONE_NEWPID),
@@ -87,7 +80,7 @@ class Proof:
         except OSError:
             return False
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return (_start_ticks(found), boot) == (self.start_ticks, self.boot)
+        return _start_ticks(found) == self.start_ticks != -1 and boot == self.boot
 
     @property
     def is_alive(self) -> bool:
@@ -129,7 +122,7 @@ def _start_ticks(stat: bytes) -> int:
 
 
 @contextmanager
-def _doors(proof: Proof) -> Iterator[list[tuple[int, int]]]:
+def doors(proof: Proof) -> Iterator[list[tuple[int, int]]]:
     """The namespaces of a lab's init that are not the caller's own: an fd and its CLONE_NEW* flag, in setns order.
 
     Raises:
@@ -153,9 +146,9 @@ def _doors(proof: Proof) -> Iterator[list[tuple[int, int]]]:
         yield found
 
 
-def _join(doors: Sequence[tuple[int, int]]) -> None:
+def join(found: Sequence[tuple[int, int]]) -> None:
     """Enter; the caller has one thread only, and its next child is in the PID namespace."""
-    for fd, kind in doors:
+    for fd, kind in found:
         libc.setns(fd, kind)
         if kind == libc.CLONE_NEWUSER:
             libc.raise_ambient_capabilities()
@@ -170,8 +163,8 @@ def visit(proof: Proof, main: Callable[[], int], keep: tuple[int, ...] = ()) -> 
         EnvironmentLacks: the kernel lets nobody in.
     """
 
-    with _doors(proof) as doors:
-        return sandbox.start(lambda: _below(main), (*keep, *(fd for fd, _ in doors)), lambda: _join(doors))
+    with doors(proof) as found:
+        return sandbox.start(lambda: _below(main), (*keep, *(fd for fd, _ in found)), lambda: join(found))
 
 
 def _below(main: Callable[[], int]) -> int:
@@ -181,97 +174,13 @@ def _below(main: Callable[[], int]) -> int:
     child = os.fork()
     if child == 0:
         os.close(alive_write)
-        status = EXIT_BROKEN
-        try:
-            sandbox.die_with_parent(alive_read)
-            status = main()
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
+        sandbox.die_with_parent(alive_read)
+        os._exit(sandbox.status_of(main))
     _, status = os.waitpid(child, 0)
-    return _exit_code(status)
+    return exit_code(status)
 
 
-def _exit_code(status: int) -> int:
+def exit_code(status: int) -> int:
     """A wait status as a shell tells it: 128 + N for signal N."""
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
-
-
-def run(proof: Proof, node: str, argv: list[str], environment: Mapping[str, str]) -> int:
-    """Run a program of the user's on *node* with the caller's own standard streams and terminal; return its exit code.
-
-    128 + N for signal N, 126 where it cannot be executed, 127 where it is not found, as in sh(1). Signals that are sent
-    to the caller are passed on; those of the terminal reach both. The caller stays in the lab and must end with this.
-
-    Raises:
-        Gone, UsageError, EnvironmentLacks: as ``visit``.
-    """
-    folder = os.getcwd()
-    alive_read, alive_write = os.pipe()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
-    try:
-        with _doors(proof) as doors:
-            _join(doors)
-        child = os.fork()
-    except OSError as error:  # ENOMEM by fork: the PID namespace's init is dead
-        raise EnvironmentLacks(f"cannot enter the lab: {error.strerror}") from error
-    if child == 0:
-        os.close(alive_write)
-        _become(node, folder, argv, environment, alive_read)
-    os.close(alive_read)
-    had_terminal = _has_terminal()
-    code = _escort(child)
-    if had_terminal:  # a shell made itself the foreground, and cannot name us in its PID namespace to undo it
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        with suppress(OSError):
-            os.tcsetpgrp(0, os.getpgrp())
-    return code
-
-
-def _has_terminal() -> bool:
-    try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:
-        return False
-
-
-def _become(node: str, folder: str, argv: list[str], environment: Mapping[str, str], alive: int) -> NoReturn:
-    """In the child: the node's network, a /sys that shows it, the caller's folder, and the program."""
-    code = EXIT_NOT_EXECUTABLE
-    try:
-        sandbox.die_with_parent(alive)
-        home = netns.open_fd(node)
-        libc.setns(home, libc.CLONE_NEWNET)
-        libc.unshare(libc.CLONE_NEWNS)
-        libc.mount("none", "/", "", libc.MS_REC | libc.MS_SLAVE)
-        libc.mount("sysfs", "/sys", "sysfs", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
-        try:
-            os.chdir(folder)
-        except OSError:  # it lies where the lab has files of its own
-            os.chdir("/")
-        for signum in (*PASSED_ON, signal.SIGPIPE, signal.SIGCHLD):
-            signal.signal(signum, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, set())
-        os.execvpe(argv[0], argv, environment)
-    except OSError as error:
-        code = EXIT_NOT_FOUND if isinstance(error, FileNotFoundError) else code
-        os.write(2, f"netns_tw: {argv[0]}: {error.strerror}\n".encode(errors="backslashreplace"))
-    finally:
-        os._exit(code)
-
-
-def _escort(child: int) -> int:
-    """Wait for the child, pass on what others send us; what the terminal sends it has got itself."""
-    while True:
-        told = signal.sigwaitinfo({*PASSED_ON, signal.SIGCHLD})
-        if told.si_signo != signal.SIGCHLD:
-            if told.si_code != _SI_KERNEL:
-                with suppress(ProcessLookupError):
-                    os.kill(child, told.si_signo)
-            continue
-        gone, status = os.waitpid(child, os.WNOHANG)
-        if gone:
-            return _exit_code(status)

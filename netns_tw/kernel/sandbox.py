@@ -32,10 +32,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from netns_tw.errors import EXIT_BROKEN, EnvironmentLacks
-from netns_tw.kernel import libc
+from netns_tw.kernel import libc, switches
 
 CAP_SYS_ADMIN = 21
 NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWNET
@@ -188,10 +188,7 @@ def _forget_the_parent(keep: tuple[int, ...]) -> None:
 
 
 def _unshare() -> None:
-    if libc.has_capability(CAP_SYS_ADMIN):
-        libc.unshare(NAMESPACES)
-        return
-    unshare_with_user(NAMESPACES)
+    (libc.unshare if libc.has_capability(CAP_SYS_ADMIN) else unshare_with_user)(NAMESPACES)
 
 
 def unshare_with_user(others: int = 0) -> None:
@@ -219,12 +216,21 @@ def _be_init(main: Callable[[], int], alive: int, ready: int, mount: Callable[[]
             os.write(ready, (error.strerror or str(error)).encode())
             os._exit(status)
         os.close(ready)
-        status = main()
+        status = status_of(main)
+    finally:
+        os._exit(status)
+
+
+def status_of(main: Callable[[], int]) -> int:
+    """Call *main* in a child and return its exit status; a bug of ours is shown."""
+    try:
+        return main()
+    except BrokenPipeError:  # the command was killed; in a moment the kernel ends this too
+        pass
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
-    finally:
-        os._exit(status)
+    return EXIT_BROKEN
 
 
 def _mount_private() -> None:
@@ -250,48 +256,12 @@ def _let_go_of_namespaces() -> None:
                 libc.detach(words[4])
 
 
-class Switch(NamedTuple):
-    """A sysctl of the machine that forbids namespaces: at which value, which one allows them, and what it means."""
-
-    name: str
-    forbidding: str
-    allowing: str
-    meaning: str
-
-    @property
-    def value(self) -> str | None:
-        """What it is now; None where this kernel has no such switch."""
-        try:
-            # bytes: nobody may be barred from Python's own folders, and so from a codec not yet imported
-            return Path("/proc/sys", *self.name.split(".")).read_bytes().decode().strip()
-        except OSError:
-            return None
-
-
-APPARMOR = Switch(
-    "kernel.apparmor_restrict_unprivileged_userns", "1", "0", "AppArmor forbids user namespaces to ordinary programs"
-)
-SWITCHES = (
-    APPARMOR,
-    Switch("kernel.unprivileged_userns_clone", "0", "1", "this kernel forbids user namespaces to ordinary users"),
-    Switch("user.max_user_namespaces", "0", "10000", "no user namespaces may be made"),
-    Switch("user.max_net_namespaces", "0", "10000", "no network namespaces may be made"),
-    Switch("user.max_pid_namespaces", "0", "10000", "no PID namespaces may be made"),
-    Switch("user.max_mnt_namespaces", "0", "10000", "no mount namespaces may be made"),
-)
-
-
-def forbidding() -> list[Switch]:
-    """The switches that forbid namespaces here and now."""
-    return [one for one in SWITCHES if one.value == one.forbidding]
-
-
 def _why_not(complaint: str) -> str:
     """One message: what failed, which setting forbids it, and the way out."""
     lines = [f"cannot make the lab's namespaces: {complaint}"]
     lines += [
         f"  {one.name} = {one.forbidding}: {one.meaning}; to allow it: sudo sysctl -w {one.name}={one.allowing}"
-        for one in forbidding()
+        for one in switches.forbidding()
     ]
     if os.geteuid() != 0:
         lines.append(f"  or run it as root: sudo {sys.executable} -P -m netns_tw ...")

@@ -49,7 +49,7 @@ def problem(name: str, value: str) -> str:
         form, words = "'FIRST LAST' with 0 < FIRST <= LAST < 65536", value.split()
         good = len(words) == 2 and is_port_range(words[0], words[1])
     else:
-        return ""
+        return "" if value.isascii() else f"must be plain ASCII, not {value!r}"
     return "" if good else f"must be ports in the form {form}, not {value!r}"
 
 

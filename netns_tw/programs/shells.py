@@ -13,12 +13,25 @@ from pathlib import Path, PurePath
 
 LAB, NODE = "NETNS_TW_LAB", "NETNS_TW_NODE"
 """Variables that whatever is run on a node finds set."""
+FOLDER = Path("/run/netns_tw/.shells")
+"""In a lab: what shells read. Nowhere else is such a folder."""
 FALLBACKS = ("bash", "sh")
+NO_SHELLS = ("nologin", "false", "true")
+"""What passwd(5) gives those who are not to log in."""
+_ZDOTDIR = "_NETNS_TW_ZDOTDIR"
+"""Where the user's own files for zsh lie, while it is shown ours; .zshenv may choose another place (zsh(1))."""
 _PREFIX = f"[${LAB}:${NODE}] "
 _FILES = {
     "bashrc": f'[ -r ~/.bashrc ] && . ~/.bashrc\nPS1="{_PREFIX}$PS1"\n',
-    ".zshenv": "[ -r ~/.zshenv ] && . ~/.zshenv\n",
-    ".zshrc": f'ZDOTDIR=~\n[ -r ~/.zshrc ] && . ~/.zshrc\nPROMPT="{_PREFIX}$PROMPT"\n',
+    ".zshenv": (
+        f"_netns_tw=$ZDOTDIR ZDOTDIR=${{{_ZDOTDIR}:-$HOME}}\n"
+        "[ -r $ZDOTDIR/.zshenv ] && . $ZDOTDIR/.zshenv\n"
+        f"{_ZDOTDIR}=$ZDOTDIR ZDOTDIR=$_netns_tw\n"
+    ),
+    ".zshrc": (
+        f"ZDOTDIR=${_ZDOTDIR}\nunset {_ZDOTDIR} _netns_tw\n"
+        f'[ -r $ZDOTDIR/.zshrc ] && . $ZDOTDIR/.zshrc\nPROMPT="{_PREFIX}$PROMPT"\n'
+    ),
 }
 _FISH = (
     "functions -c fish_prompt __netns_tw_prompt;"
@@ -26,21 +39,22 @@ _FISH = (
 )
 
 
-def write(folder: Path) -> None:
-    """Write what the shells read to a new *folder*."""
-    folder.mkdir()
+def write() -> None:
+    """Write what the shells read; inside a lab."""
+    FOLDER.mkdir()
     for name, text in _FILES.items():
-        (folder / name).write_text(text, encoding="ascii")
+        (FOLDER / name).write_text(text, encoding="ascii")
 
 
-def command(shell: str, folder: Path, lab: str, node: str) -> tuple[list[str], dict[str, str]]:
+def command(shell: str, lab: str, node: str) -> tuple[list[str], dict[str, str]]:
     """The argv of the user's *shell* (``$SHELL``; bash or sh where that is not there), and variables to set for it."""
-    path = next((one for one in (shell, *FALLBACKS) if one and shutil.which(one)), FALLBACKS[-1])
+    wanted = (shell,) if PurePath(shell).name not in NO_SHELLS else ()
+    path = next((one for one in (*wanted, *FALLBACKS) if one and shutil.which(one)), FALLBACKS[-1])
     name = PurePath(path).name
     if name == "bash":
-        return [path, "--rcfile", os.fspath(folder / "bashrc"), "-i"], {}
+        return [path, "--rcfile", os.fspath(FOLDER / "bashrc"), "-i"], {}
     if name == "zsh":
-        return [path, "-i"], {"ZDOTDIR": os.fspath(folder)}
+        return [path, "-i"], {"ZDOTDIR": os.fspath(FOLDER), _ZDOTDIR: os.environ.get("ZDOTDIR", "")}
     if name == "fish":
         return [path, "--interactive", "--init-command", _FISH], {}
     return [path, "-i"], {"PS1": f"[{lab}:{node}] $ "}

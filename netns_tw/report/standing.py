@@ -18,11 +18,13 @@ from netns_tw.bringup import Standing
 from netns_tw.entry import Entry
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
-from netns_tw.model.topology import Topology
+from netns_tw.model.topology import Node, Programs, Topology
 from netns_tw.programs.choice import describe
 from netns_tw.report import diagram
 from netns_tw.report.text import console, plain
 
+IPV4 = "net.ipv4."
+"""Left out of a sysctl's name; ``set`` takes it so too."""
 COLUMNS = ("name", "lab", "age", "nodes", "state", "pids")
 
 
@@ -36,17 +38,19 @@ def show(standing: Standing, lab: Lab, called: str) -> None:
 def _parts(standing: Standing, lab: Lab, called: str) -> list[RenderableType]:
     entry, topology = standing.entry, standing.topology
     claim = f", as {entry.claim} has it" if entry.claim else ""
+    drawn = topology.with_nodes({name: Node(name, {}, Programs(one)) for name, one in standing.programs.items()})
     parts: list[RenderableType] = [
         Text.assemble((entry.name, "bold"), plain(f" is up: {topology.description}{claim}")),
         Text(""),
-        *(Padding(plain(line), (0, 2)) for line in diagram.text(topology)),
+        *(Padding(plain(line), (0, 2)) for line in diagram.text(drawn)),
     ]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("node", "program", "listens at", "sysctls, as the kernel has them"):
         table.add_column(title)
     for node in topology.nodes:
         program = standing.programs.get(node)
-        sysctls = "\n".join(f"{name} = {value}" for name, value in standing.sysctls[node].items())
+        effective = standing.sysctls[node].items()
+        sysctls = "\n".join(f"{name.removeprefix(IPV4)} = {value}" for name, value in effective)
         row = (node, describe(program) if program else "-", str(program.listen) if program else "-", sysctls)
         table.add_row(*map(plain, row))
     parts += [Text(""), table]
