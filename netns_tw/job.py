@@ -92,9 +92,10 @@ def carry_out(job: Job, emit: Emit, captures: Mapping[str, int]) -> None:
 
     What stops it is a line of the record too.
     """
-    from netns_tw import lab, stage
+    from netns_tw import lab
     from netns_tw.programs.choice import NO_CURL
     from netns_tw.replay import Choices, Replay, now_ms
+    from netns_tw.standing import stage
 
     zero_ms, zero_ns = now_ms(), time.time_ns()
     began = datetime.now(UTC).isoformat(timespec="milliseconds")

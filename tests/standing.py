@@ -21,7 +21,7 @@ from typing import Any
 from conftest import ROOT, lab_processes, netns_tw
 
 from netns_tw import cli
-from netns_tw.roster import Roster
+from netns_tw.standing.roster import Roster
 from netns_tw.wait import wait_until
 
 COMMAND = (sys.executable, "-m", "netns_tw")

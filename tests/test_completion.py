@@ -15,8 +15,8 @@ from conftest import ROOT, netns_tw
 
 from netns_tw import cli
 from netns_tw.commands import completion
-from netns_tw.entry import VARIABLE, Entry
-from netns_tw.roster import Roster
+from netns_tw.standing.entry import VARIABLE, Entry
+from netns_tw.standing.roster import Roster
 
 LABS = ["crowd", "direct", "lb3ports"]
 SLOW = {"asyncio", "pyroute2", "rich", "jinja2", "msgspec", "nsenter", "pygal"}

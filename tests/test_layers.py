@@ -21,18 +21,24 @@ PROGRAMS = tuple(
     for name in ("http11", "memo", "closing", "outcome", "server", "client", "proxy", "curl", "__main__")
 )
 LAB = ("netns_tw.kernel", "netns_tw.measure", "netns_tw.model", "netns_tw.programs", *UNDER_ALL)
-JOB = ("netns_tw.replay", "netns_tw.stage", "netns_tw.lab", *LAB)
+JOB = ("netns_tw.replay", "netns_tw.standing.stage", "netns_tw.lab", *LAB)
 PARALLEL = ("netns_tw.job", *JOB)
 EVIDENCE = ("netns_tw.evidence", "netns_tw.model", "netns_tw.verdict", "netns_tw.errors")
 REPORT = ("netns_tw.report", *EVIDENCE)
 SESSION = ("netns_tw.parallel", "netns_tw.runs", *PARALLEL, *REPORT)
-ROSTER = ("netns_tw.roster", "netns_tw.entry", "netns_tw.kernel", "netns_tw.programs.shells", *UNDER_ALL)
-BRINGUP = ("netns_tw.bringup", "netns_tw.answer", "netns_tw.lab", *ROSTER, *LAB)
-VISIT = ("netns_tw.visit", "netns_tw.lookout", "netns_tw.stage", *BRINGUP, *PARALLEL)
+ROSTER = (
+    "netns_tw.standing.roster",
+    "netns_tw.standing.entry",
+    "netns_tw.kernel",
+    "netns_tw.programs.shells",
+    *UNDER_ALL,
+)
+BRINGUP = ("netns_tw.standing.bringup", "netns_tw.standing.answer", "netns_tw.lab", *ROSTER, *LAB)
+VISIT = ("netns_tw.standing.visit", "netns_tw.standing.lookout", "netns_tw.standing.stage", *BRINGUP, *PARALLEL)
 DOCTOR = (
     "netns_tw.doctor",
-    "netns_tw.roster",
-    "netns_tw.entry",
+    "netns_tw.standing.roster",
+    "netns_tw.standing.entry",
     "netns_tw.kernel",
     "netns_tw.model",
     "netns_tw.programs.choice",
@@ -74,14 +80,14 @@ ALLOWED = {
     "netns_tw.report.live_screen": (*REPORT, "netns_tw.kernel.sandbox"),
     "netns_tw.report.live_replay": (*REPORT, "netns_tw.job", "netns_tw.parallel"),
     "netns_tw.session": SESSION,
-    "netns_tw.answer": UNDER_ALL,
-    "netns_tw.stage": ("netns_tw.lab", "netns_tw.model", *UNDER_ALL),
-    "netns_tw.entry": ("netns_tw.kernel", *UNDER_ALL),
-    "netns_tw.roster": ROSTER,
-    "netns_tw.bringup": BRINGUP,
-    "netns_tw.lookout": JOB,
-    "netns_tw.visit": VISIT,
-    "netns_tw.report.standing": (*REPORT, "netns_tw.bringup", "netns_tw.entry", "netns_tw.visit", "netns_tw.programs"),
+    "netns_tw.standing.answer": UNDER_ALL,
+    "netns_tw.standing.stage": ("netns_tw.lab", "netns_tw.model", *UNDER_ALL),
+    "netns_tw.standing.entry": ("netns_tw.kernel", *UNDER_ALL),
+    "netns_tw.standing.roster": ROSTER,
+    "netns_tw.standing.bringup": BRINGUP,
+    "netns_tw.standing.lookout": JOB,
+    "netns_tw.standing.visit": VISIT,
+    "netns_tw.report.standing": (*REPORT, "netns_tw.standing", "netns_tw.programs"),
     "netns_tw.lesson": ("netns_tw.session", "netns_tw.grade", *SESSION),
     "netns_tw.commands": COMMANDS,
     "netns_tw.cli": COMMANDS,

@@ -9,7 +9,7 @@ import pytest
 from world import World, alone, disk, make_lab, said
 
 from netns_tw.kernel import libc
-from netns_tw.roster import Roster
+from netns_tw.standing.roster import Roster
 
 pytestmark = pytest.mark.netns
 

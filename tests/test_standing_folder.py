@@ -17,7 +17,7 @@ import pytest
 from world import Command, World, alone, kill, make_lab, said
 
 from netns_tw.kernel import sandbox
-from netns_tw.roster import Roster
+from netns_tw.standing.roster import Roster
 from netns_tw.wait import wait_until
 
 pytestmark = pytest.mark.netns

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from world import World, alone, kill, mounts
 
-from netns_tw.entry import Entry
 from netns_tw.kernel import libc
+from netns_tw.standing.entry import Entry
 from netns_tw.wait import wait_until
 
 pytestmark = pytest.mark.netns

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from world import Command, World, alone, is_only, kill, make_lab
 
-from netns_tw.bringup import bring_up
-from netns_tw.entry import Entry
 from netns_tw.kernel import libc, netns
 from netns_tw.model import labs
-from netns_tw.roster import Roster
+from netns_tw.standing.bringup import bring_up
+from netns_tw.standing.entry import Entry
+from netns_tw.standing.roster import Roster
 from netns_tw.wait import wait_until
 
 pytestmark = pytest.mark.netns

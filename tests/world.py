@@ -26,14 +26,15 @@ from typing import Any
 from conftest import ROOT, in_sandbox
 
 import netns_tw.__main__ as command
-from netns_tw import bringup, entry, lookout, parallel, rules, session, stage, visit  # noqa: F401  before any fork
-from netns_tw.entry import Entry
+from netns_tw import parallel, rules, session  # noqa: F401  before any fork
 from netns_tw.kernel import libc
 from netns_tw.kernel.init import __file__ as INIT
 from netns_tw.measure.observer import Observer
 from netns_tw.programs.choice import choose
 from netns_tw.report import standing as paper  # noqa: F401
-from netns_tw.roster import Roster
+from netns_tw.standing import bringup, entry, lookout, stage, visit  # noqa: F401
+from netns_tw.standing.entry import Entry
+from netns_tw.standing.roster import Roster
 from netns_tw.wait import wait_until
 
 DEADLINE_S = 20.0

@@ -198,7 +198,7 @@ def _nodes_up(prefix: str, given: argparse.Namespace) -> Iterator[str]:
 
 
 def _entries_of_labs() -> Iterator[tuple[str, list[str]]]:
-    from netns_tw import entry, roster
+    from netns_tw.standing import entry, roster
 
     folder = roster.folder()
     if os.stat(folder).st_uid == os.geteuid():

@@ -80,17 +80,17 @@ def _shell(given: argparse.Namespace) -> int:
 
 def _run(given: argparse.Namespace, argv: list[str] | None) -> NoReturn:
     """Run *argv*, or the user's shell; never return: this process is in the lab then, with its signals held back."""
-    from netns_tw import visit
-    from netns_tw.roster import Roster
+    from netns_tw.standing import visit
+    from netns_tw.standing.roster import Roster
 
     entry = Roster().find(given.name)
     os._exit(visit.run_shell(entry, given.node) if argv is None else visit.run(entry, given.node, argv))
 
 
 def _set(given: argparse.Namespace) -> int:
-    from netns_tw import visit
     from netns_tw.model import settings
-    from netns_tw.roster import Roster
+    from netns_tw.standing import visit
+    from netns_tw.standing.roster import Roster
 
     entry = Roster().find(given.name)
     wanted = [settings.parse(word, entry.nodes) for word in given.settings]
@@ -105,8 +105,8 @@ def _set(given: argparse.Namespace) -> int:
 
 
 def _logs(given: argparse.Namespace) -> int:
-    from netns_tw import visit
-    from netns_tw.roster import Roster
+    from netns_tw.standing import visit
+    from netns_tw.standing.roster import Roster
 
     with suppress(KeyboardInterrupt):  # the way to leave it
         for data in visit.log(Roster().find(given.name), given.node, given.follow):
@@ -116,9 +116,9 @@ def _logs(given: argparse.Namespace) -> int:
 
 
 def _watch(given: argparse.Namespace) -> int:
-    from netns_tw import visit
     from netns_tw.report import live
-    from netns_tw.roster import Roster
+    from netns_tw.standing import visit
+    from netns_tw.standing.roster import Roster
 
     entry = Roster().find(given.name)
     _, topology = visit.lab_of(entry)

@@ -121,8 +121,8 @@ def _replay_inside(given: argparse.Namespace) -> int:
     if any(getattr(given, one) and one not in given.variables for one in ("server", "pcap")):
         raise UsageError("with --in the lab's programs run already: leave out --server and --pcap")
     given.server = given.pcap = None  # a job's variables: they stand back
-    from netns_tw import visit
-    from netns_tw.roster import Roster
+    from netns_tw.standing import visit
+    from netns_tw.standing.roster import Roster
 
     entry = Roster().find(given.inside)
     lab, topology = visit.lab_of(entry)

@@ -48,16 +48,16 @@ def declare(add: Add) -> None:
 
 def _up(given: argparse.Namespace) -> int:
     if given.name is not None:
-        from netns_tw.roster import check_name
+        from netns_tw.standing.roster import check_name
 
         check_name(given.name)
     lab, claim = labs.find_one(given.lab)
     topology = lab.topology.with_nodes(claim.nodes if claim else {})
     sysctls = settings.by_node(settings.parse(word, topology.nodes) for word in given.set)
     topology = settings.apply(topology, sysctls)
-    from netns_tw.bringup import bring_up, take_down
-    from netns_tw.entry import Entry
-    from netns_tw.roster import Roster
+    from netns_tw.standing.bringup import bring_up, take_down
+    from netns_tw.standing.entry import Entry
+    from netns_tw.standing.roster import Roster
 
     entry = Entry(
         name=given.name or lab.name,
@@ -85,7 +85,7 @@ def _up(given: argparse.Namespace) -> int:
 
 def _ls(given: argparse.Namespace) -> int:
     from netns_tw.report import standing as paper
-    from netns_tw.roster import Roster
+    from netns_tw.standing.roster import Roster
 
     rows = paper.rows(Roster().entries())
     if given.json:
@@ -98,7 +98,7 @@ def _ls(given: argparse.Namespace) -> int:
 
 
 def _down(given: argparse.Namespace) -> int:
-    from netns_tw.roster import Roster
+    from netns_tw.standing.roster import Roster
 
     roster = Roster()
     if bool(given.names) == given.all:

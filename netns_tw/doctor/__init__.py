@@ -18,10 +18,10 @@ from pathlib import Path
 from netns_tw import runs
 from netns_tw.doctor import instruments, namespaces, programs, sysctls
 from netns_tw.doctor.need import MAIN_LAB, MISSING, Check, Need
-from netns_tw.entry import VARIABLE
 from netns_tw.errors import EXIT_ENVIRONMENT, EXIT_PASS
 from netns_tw.model import labs
-from netns_tw.roster import Roster
+from netns_tw.standing.entry import VARIABLE
+from netns_tw.standing.roster import Roster
 
 MEND_LABS = f"export {VARIABLE}=$(mktemp -d)"
 MEND_RECORDS = f"export {runs.VARIABLE}=$(mktemp -d)"

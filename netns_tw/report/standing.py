@@ -13,15 +13,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from netns_tw import visit
-from netns_tw.bringup import Standing
-from netns_tw.entry import Entry
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
 from netns_tw.model.topology import Node, Programs, Topology
 from netns_tw.programs.choice import describe
 from netns_tw.report import diagram
 from netns_tw.report.text import console, plain
+from netns_tw.standing import visit
+from netns_tw.standing.bringup import Standing
+from netns_tw.standing.entry import Entry
 
 IPV4 = "net.ipv4."
 """Left out of a sysctl's name; ``set`` takes it so too."""

@@ -20,7 +20,7 @@ from netns_tw.measure.sampler import Sampler
 from netns_tw.model.record import BEFORE, Built, Dump, Line, Ran, Sample, Snapshot, to_json
 from netns_tw.model.topology import Program, Topology
 from netns_tw.replay import now_ms, rows
-from netns_tw.stage import SHOWN
+from netns_tw.standing.stage import SHOWN
 
 LOOK_S = 0.1
 """How often the replay's file is looked at."""

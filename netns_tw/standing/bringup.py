@@ -23,15 +23,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from netns_tw import answer, lab
-from netns_tw.entry import Entry, Place
+from netns_tw import lab
 from netns_tw.errors import EXIT_BROKEN, EnvironmentLacks, NetnsTwError, UsageError
 from netns_tw.kernel import init, netns, process, sandbox
 from netns_tw.kernel.inside import Proof
 from netns_tw.model.topology import Program, Topology
 from netns_tw.programs import shells
 from netns_tw.programs.choice import choose
-from netns_tw.roster import Roster
+from netns_tw.standing import answer
+from netns_tw.standing.entry import Entry, Place
+from netns_tw.standing.roster import Roster
 
 STAY = b"s"
 INIT = Path(init.__file__)

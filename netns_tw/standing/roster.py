@@ -28,10 +28,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from netns_tw.entry import VARIABLE, Entry, Place, cannot_write, is_alive, make_lock, read, remove
 from netns_tw.errors import EnvironmentLacks, NetnsTwError, UsageError, near_match
 from netns_tw.programs import shells
 from netns_tw.rules import NAME, NAME_RULE
+from netns_tw.standing.entry import VARIABLE, Entry, Place, cannot_write, is_alive, make_lock, read, remove
 from netns_tw.wait import DeadlineMissed, wait_until
 
 MOST_COPIES = 1000

@@ -13,15 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from netns_tw import answer
-from netns_tw.bringup import ENDED
-from netns_tw.entry import Entry
 from netns_tw.errors import EnvironmentLacks, NetnsTwError, UsageError, near_match
 from netns_tw.job import Inside
 from netns_tw.kernel import escort, inside, process, sandbox, sysctl
 from netns_tw.kernel.inside import Gone, Proof
 from netns_tw.lab import RUN
-from netns_tw.lookout import Lookout
 from netns_tw.model import labs, settings
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
@@ -30,6 +26,10 @@ from netns_tw.model.settings import Setting
 from netns_tw.model.topology import Program, Topology
 from netns_tw.programs import shells
 from netns_tw.programs.choice import choose, describe
+from netns_tw.standing import answer
+from netns_tw.standing.bringup import ENDED
+from netns_tw.standing.entry import Entry
+from netns_tw.standing.lookout import Lookout
 from netns_tw.wait import wait_until
 
 LOG_BYTES = 1 << 16

@@ -1,0 +1,1 @@
+"""Labs that stay: those that are up (entry, roster), how one comes up (bringup), what is done in it (visit, stage)."""
