@@ -19,6 +19,7 @@ from test_server import RESET, SERVER, chain, read_head, running, server, time_w
 from netns_tw.kernel import netns
 from netns_tw.lab import RunningLab, built_in
 from netns_tw.programs import client
+from netns_tw.programs.outcome import Outcome
 from netns_tw.wait import wait_until
 
 URL = f"http://{SERVER}/"
@@ -35,15 +36,15 @@ def ask(*options: str, url: str = URL) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def once(**plan: Any) -> client.Outcome:
+def once(**plan: Any) -> Outcome:
     """One request, made in this process on node "client"."""
-    found: list[client.Outcome] = []
+    found: list[Outcome] = []
     with netns.enter("client"):
         client.run(client.Plan(**{"url": URL, **plan}), found.append)
     return found[-1]
 
 
-def why(outcome: client.Outcome) -> tuple[int | None, str | None, str | None]:
+def why(outcome: Outcome) -> tuple[int | None, str | None, str | None]:
     return outcome.status, outcome.call, outcome.errno
 
 
@@ -141,7 +142,7 @@ def serve_one(listener: socket.socket) -> bytes:
 
 @netns_test
 def test_a_refused_connection() -> None:
-    def main() -> client.Outcome:
+    def main() -> Outcome:
         with chain("client", "server"):
             return once()
 
@@ -180,10 +181,10 @@ def test_forced_source_ports_are_used_in_turn_and_a_busy_one_fails_in_bind() -> 
     assert (found[2]["call"], found[2]["errno"]) == ("bind", "EADDRINUSE")
 
 
-def against(answer: bytes | None, reset: bool, **plan: Any) -> client.Outcome:
+def against(answer: bytes | None, reset: bool, **plan: Any) -> Outcome:
     """One request to a server that sends *answer* and closes; None: that keeps silent."""
 
-    def main() -> client.Outcome:
+    def main() -> Outcome:
         with chain("client", "server"), listen() as listener, ExitStack() as stack:
 
             def serve() -> None:
@@ -232,7 +233,7 @@ def test_a_silent_server_times_out() -> None:
 def test_the_timeout_is_for_the_whole_request() -> None:
     """A byte now and then does not put it off."""
 
-    def main() -> client.Outcome:
+    def main() -> Outcome:
         with chain("client", "server"), listen() as listener:
 
             def drip() -> None:
@@ -260,7 +261,7 @@ def test_the_timeout_is_for_the_whole_request() -> None:
 def test_a_connection_that_nobody_accepts_times_out_in_connect() -> None:
     """A full backlog drops the SYN; the kernel would try for two minutes."""
 
-    def main() -> client.Outcome:
+    def main() -> Outcome:
         with chain("client", "server") as lab, ExitStack() as stack:
             with netns.enter("server"):
                 stack.enter_context(socket.create_server((SERVER, 80), backlog=0))
@@ -394,8 +395,9 @@ def test_an_interrupt_ends_all_workers() -> None:
 OUT_OF_FDS = """
 import encodings.idna, resource, sys
 from netns_tw.programs import client
+from netns_tw.programs.outcome import Lines
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-client.run(client.Plan(sys.argv[1], 2), client.print_outcome)
+client.run(client.Plan(sys.argv[1], 2), Lines(1).add_now)
 """
 
 

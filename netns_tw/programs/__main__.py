@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,7 @@ def _number(low: int, high: int) -> Callable[[str], int]:
     return number
 
 
+STRICT = "let h11 read every message, also one that it has read before"
 ms = _number(1, 86_400_000)
 count = _number(1, 1_000_000_000)
 count_or_0 = _number(0, 1_000_000_000)
@@ -77,6 +79,7 @@ def _add_servers(commands: Commands) -> None:
     server.add_argument("--idle-timeout-ms", type=ms, default=60_000, help="keep-alive: without a request, then close")
     server.add_argument("--request-timeout-ms", type=ms, default=10_000, help="from first to last byte, then 408")
     server.add_argument("--fin-timeout-ms", type=ms, default=5_000, help="client-first: without their FIN, then close")
+    server.add_argument("--strict-h11", action="store_true", help=STRICT)
     proxy = commands.add_parser("http-proxy", help="the embedded load balancer")
     proxy.add_argument("--listen", type=endpoint, required=True, metavar="ADDRESS:PORT")
     proxy.add_argument("--upstream", type=endpoint, required=True, metavar="ADDRESS:PORT")
@@ -97,11 +100,13 @@ def _add_clients(commands: Commands) -> None:
         client.add_argument("--keep-alive", action="store_true", help="several requests per connection")
         client.add_argument("--source-ports", type=_number(1, 65535), nargs="*", default=[], metavar="PORT")
         client.add_argument("--timeout-ms", type=ms, default=10_000, help="for each request as a whole")
+        client.add_argument("--strict-h11", action="store_true", help=f"h11 only: {STRICT}")
         client.add_argument("--curl", default="curl", metavar="PATH", help="the curl program")
 
 
 def _server(given: argparse.Namespace) -> None:
-    from netns_tw.programs.server import Behaviour, Server, listen
+    from netns_tw.programs.closing import Behaviour
+    from netns_tw.programs.server import Server, listen
 
     behaviour = Behaviour(
         given.close,
@@ -111,6 +116,7 @@ def _server(given: argparse.Namespace) -> None:
         given.idle_timeout_ms,
         given.request_timeout_ms,
         given.fin_timeout_ms,
+        given.strict_h11,
     )
     Server(listen(*given.listen), behaviour).run()
 
@@ -128,6 +134,7 @@ def _proxy(given: argparse.Namespace) -> None:
 
 def _client(given: argparse.Namespace) -> None:
     from netns_tw.programs import client, curl
+    from netns_tw.programs.outcome import Lines
 
     plan = client.Plan(
         given.url,
@@ -138,11 +145,27 @@ def _client(given: argparse.Namespace) -> None:
         given.keep_alive,
         tuple(given.source_ports),
         given.timeout_ms,
+        given.strict_h11,
     )
-    if given.program == "h11":
-        client.run(plan, client.print_outcome)
-    else:
-        curl.run(plan, given.curl, client.print_outcome)
+    lines = Lines(sys.stdout.fileno())
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        if given.program == "h11":
+            client.run(plan, lines.add, lines.flush)
+        else:
+            curl.run(plan, given.curl, lines.add_now)
+    finally:
+        lines.flush()
+
+
+class Terminated(BaseException):
+    """SIGTERM came: say what there is to say, then die of it."""
+
+
+def _terminate(signum: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.alarm(1)  # should nobody read what we still have to say
+    raise Terminated
 
 
 def main() -> int:
@@ -153,6 +176,8 @@ def main() -> int:
         run(given)
     except KeyboardInterrupt:
         return 130
+    except Terminated:
+        os.kill(os.getpid(), signal.SIGTERM)
     except BrokenPipeError:  # nobody reads our results any more; nor must the interpreter try at its end
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

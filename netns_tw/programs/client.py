@@ -5,28 +5,47 @@ ephemeral ports then wait in TIME_WAIT. What it finds when none is left is EADDR
 (__inet_hash_connect), or EADDRINUSE from bind(2) where a source port was asked for. Both the errno and the call are
 part of every result, because the remedies differ.
 
-Each result is one JSON line on standard output, so whoever reads it knows all that happened before a kill.
+What is measured should be the kernel, so a request is few steps: one timeout is set per connection, short enough that a
+call that misses it is worth a second look at the clock, and an answer that is known by its bytes is not parsed again
+(memo.py).
 """
 
 from __future__ import annotations
 
 import errno
-import json
+import os
+import select
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import h11
 
-from netns_tw.programs import http11
+from netns_tw.programs import http11, memo
+from netns_tw.programs.outcome import Outcome
 
 READ_BYTES = 64 * 1024
+PATIENCE_S = 0.05
+PATIENCE_SHARE = 0.05
+"""How long a call may block, in seconds and as a share of the request's time, before we say what we have got
+(outcome.py) and look at what is left of that time. Three calls cannot miss the end of it."""
+A = TypeVar("A")
 T = TypeVar("T")
+Emit = Callable[[Outcome], None]
+Flush = Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _unknown(_: object) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -45,23 +64,8 @@ class Plan:
     """Bind request i to the i-th of these, cyclically; empty: the kernel chooses."""
     timeout_ms: int = 10_000
     """For each request as a whole."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What happened to one request. ``at_ms`` is CLOCK_MONOTONIC, the same clock in every namespace."""
-
-    index: int
-    at_ms: float
-    took_ms: float
-    status: int | None
-    errno: str | None
-    """The errno's name, or a word for what no errno names (``closed-early``, ``not-http``)."""
-    call: str | None
-    """The call that failed: socket, bind, connect, send, recv."""
-    local_port: int | None
-    """The connection's, or the one that was asked for; None where the kernel found none."""
-    message: str | None = None
+    strict_h11: bool = False
+    """Let h11 read every response, also one whose very bytes it has read before."""
 
 
 class Failed(Exception):
@@ -75,28 +79,41 @@ class Failed(Exception):
 class Channel:
     """One connection to the server, opened when it is needed."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, known: memo.ClientMemo, flush: Flush = _nothing) -> None:
         parts = urlsplit(plan.url)
-        self._plan = plan
-        self._host = parts.netloc.rpartition("@")[2]
+        headers = ((b"Connection", b"keep-alive"),) if plan.keep_alive and plan.http == "1.0" else ()
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._asked = ("GET", target, parts.netloc.rpartition("@")[2], plan.http, headers)
         self._address = (parts.hostname or "", parts.port or 80)
-        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._headers = ((b"Connection", b"keep-alive"),) if plan.keep_alive and plan.http == "1.0" else ()
-        self._sock: socket.socket | None = None
-        self._http = http11.ClientSide()
-        self._deadline = 0.0
+        self._family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        self._keep_alive = plan.keep_alive
+        self._timeout_s = plan.timeout_ms / 1000
+        self._patience_s = min(PATIENCE_S, PATIENCE_SHARE * self._timeout_s)
+        self._new_http = http11.ClientSide if plan.strict_h11 else partial(memo.ClientSide, known)
+        self._raw = http11.ClientSide().request(*self._asked)
+        """Every request's bytes."""
+        self._look_up = _unknown if plan.strict_h11 else known.readings.get
+        self._http: http11.ClientSide | memo.ClientSide | None = None
+        """Of this connection, if it is needed at all: an exchange from memory leaves it as new."""
+        self._flush = flush
+        self._sock: socket.SocketType | None = None
+        self._began = 0.0
         self.local_port: int | None = None
         """The last request's."""
 
-    def request(self, source_port: int | None) -> int:
-        """Make one request; return its status.
+    def request(self, source_port: int | None, began: float) -> int:
+        """Make one request, whose time runs from *began*; return its status.
 
         Raises:
             Failed: some call failed; the connection is closed.
         """
-        self._deadline = time.monotonic() + self._plan.timeout_ms / 1000
+        self._began = began
         try:
-            sock = self._sock or self._open(source_port)
+            sock = self._sock
+            if sock is None:
+                sock = self._open(source_port)
+            else:
+                sock.settimeout(self._patience_s)
             return self._exchange(sock)
         except BaseException:
             self.close()
@@ -107,49 +124,100 @@ class Channel:
             self._sock.close()
             self._sock = None
 
-    def _open(self, source_port: int | None) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+    def _open(self, source_port: int | None) -> socket.SocketType:
         self.local_port = source_port
-        self._sock = sock = _call("socket", socket.socket, family, socket.SOCK_STREAM)
-        self._http = http11.ClientSide()
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # socket.socket() is this and more, which costs as much as the system call
+        self._sock = sock = _call("socket", socket.SocketType, self._family, socket.SOCK_STREAM)
+        self._http = None
         if source_port is not None:
-            _call("bind", sock.bind, ("::" if family == socket.AF_INET6 else "0.0.0.0", source_port))
-        self._in_time("connect", sock, sock.connect, self._address)
+            _call("bind", sock.bind, ("::" if self._family == socket.AF_INET6 else "0.0.0.0", source_port))
+        sock.settimeout(self._patience_s)
+        try:
+            sock.connect(self._address)
+        except OSError as error:
+            self._resume("connect", error, sock, _wait_until_connected, sock)
         self.local_port = sock.getsockname()[1]
         return sock
 
-    def _exchange(self, sock: socket.socket) -> int:
-        raw = self._http.request("GET", self._target, self._host, self._plan.http, self._headers)
-        self._in_time("send", sock, sock.sendall, raw)
+    def _exchange(self, sock: socket.SocketType) -> int:
+        raw = self._raw
         try:
-            response = None
-            while response is None:
-                response = self._http.receive(self._in_time("recv", sock, sock.recv, READ_BYTES))
+            sent = sock.send(raw)
+        except OSError as error:
+            sent = self._resume("send", error, sock, sock.send, raw)
+        while sent < len(raw):
+            sent += self._in_time("send", sock, sock.send, raw[sent:])
+        try:
+            data = sock.recv(READ_BYTES)
+        except OSError as error:
+            data = self._resume("recv", error, sock, sock.recv, READ_BYTES)
+        found = self._look_up((raw, data))
+        if found is not None and found.response is not None:
+            status, may_go_on = found.response[0], found.may_go_on
+        else:
+            status, may_go_on = self._read_on(sock, data)
+        if not self._keep_alive or not may_go_on:
+            self.close()
+        return status
+
+    def _read_on(self, sock: socket.SocketType, data: bytes) -> tuple[int, bool]:
+        """Read the response that begins with *data*; return its status, and whether the connection is as new."""
+        self._http = http = self._http or self._new_http()
+        http.request(*self._asked)
+        try:
+            while (response := http.receive(data)) is None:
+                data = self._in_time("recv", sock, sock.recv, READ_BYTES)
         except http11.ClosedEarly as error:
             raise Failed("recv", "closed-early") from error
         except h11.RemoteProtocolError as error:
             raise Failed("recv", "not-http") from error
-        if not self._plan.keep_alive or not self._http.next_cycle():
-            self.close()
-        return response[0]
+        return response[0], http.next_cycle()
 
-    def _in_time(self, name: str, sock: socket.socket, function: Callable[..., T], *arguments: object) -> T:
+    def _in_time(self, name: str, sock: socket.SocketType, function: Callable[[A], T], argument: A) -> T:
         """Do a call that may block, for no longer than what is left of the request's time."""
-        left = self._deadline - time.monotonic()
+        sock.settimeout(min(self._left(name), self._patience_s))
+        try:
+            return function(argument)
+        except OSError as error:
+            return self._resume(name, error, sock, function, argument)
+
+    def _resume(self, name: str, error: OSError, sock: socket.SocketType, function: Callable[[A], T], argument: A) -> T:
+        """Go on with a call that failed with *error*, if it was but too slow; say first what there is to say."""
+        if not isinstance(error, TimeoutError) or error.errno is not None:  # an errno is the kernel's own time-out
+            raise Failed(name, _name(error)) from error
+        self._flush()
+        sock.settimeout(self._left(name))
+        return _call(name, function, argument)
+
+    def _left(self, name: str) -> float:
+        left = self._began + self._timeout_s - time.monotonic()
         if left <= 0:
             raise Failed(name, "ETIMEDOUT")
-        sock.settimeout(left)
-        return _call(name, function, *arguments)
+        return left
+
+
+def _wait_until_connected(sock: socket.SocketType) -> None:
+    """Wait for the end of a connect() that had too little time."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLOUT)
+    if not poll.poll((sock.gettimeout() or 0) * 1000):
+        raise TimeoutError
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
 
 
 def _call(name: str, function: Callable[..., T], *arguments: object) -> T:
     try:
         return function(*arguments)
-    except TimeoutError as error:
-        raise Failed(name, "ETIMEDOUT") from error
     except OSError as error:
-        raise Failed(name, errno.errorcode.get(error.errno or 0, str(error))) from error
+        raise Failed(name, _name(error)) from error
+
+
+def _name(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "ETIMEDOUT"
+    return errno.errorcode.get(error.errno or 0, str(error))
 
 
 class Pace:
@@ -159,13 +227,17 @@ class Pace:
     been missed is not made up for by a burst either.
     """
 
-    def __init__(self, requests: int, interval_ms: float) -> None:
+    def __init__(self, requests: int, interval_ms: float, flush: Flush = _nothing) -> None:
+        """*flush* is called before a wait."""
         self._interval_s = interval_ms / 1000
+        self._flush = flush
         self._next = iter(range(requests))
         self._lock = threading.Lock()
         self._due = -float("inf")
 
     def __iter__(self) -> Iterator[int]:
+        if not self._interval_s:
+            yield from self._next
         while True:
             with self._lock:
                 index = next(self._next, None)
@@ -173,23 +245,30 @@ class Pace:
                     return
                 now = time.monotonic()
                 self._due = max(self._due + self._interval_s, now - self._interval_s if index else now)
-                wait = self._due - now
-            if wait > 0:
-                time.sleep(wait)
+                due = self._due
+            if due > now:
+                self._flush()
+                time.sleep(max(0.0, due - time.monotonic()))
             yield index
 
 
-def run(plan: Plan, emit: Callable[[Outcome], None]) -> None:
-    """Carry out *plan*; hand each outcome to *emit* as it comes. With concurrency 1 no thread is started."""
-    pace = Pace(plan.requests, plan.interval_ms)
+def run(plan: Plan, emit: Emit, flush: Flush = _nothing) -> None:
+    """Carry out *plan*; hand each outcome to *emit* as it comes. With concurrency 1 no thread is started.
+
+    *flush* is called before anything that may take long.
+    """
+    pace = Pace(plan.requests, plan.interval_ms, flush)
+    known = memo.ClientMemo()
     if plan.concurrency == 1:
-        _work(plan, pace, emit)
+        _work(plan, pace, Channel(plan, known, flush), emit)
+        flush()
         return
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            _work(plan, pace, emit)
+            _work(plan, pace, Channel(plan, known, flush), emit)
+            flush()
         except BaseException as error:
             failures.append(error)
 
@@ -202,8 +281,7 @@ def run(plan: Plan, emit: Callable[[Outcome], None]) -> None:
         raise failures[0]
 
 
-def _work(plan: Plan, pace: Pace, emit: Callable[[Outcome], None]) -> None:
-    channel = Channel(plan)
+def _work(plan: Plan, pace: Pace, channel: Channel, emit: Emit) -> None:
     for index in pace:
         emit(attempt(channel, index, plan.source_ports))
     channel.close()
@@ -215,14 +293,8 @@ def attempt(channel: Channel, index: int, source_ports: Sequence[int]) -> Outcom
     source_port = source_ports[index % len(source_ports)] if source_ports else None
     status = failed = call = None
     try:
-        status = channel.request(source_port)
+        status = channel.request(source_port, began)
     except Failed as error:
         failed, call = error.name, error.call
     took_ms = (time.monotonic() - began) * 1000
     return Outcome(index, began * 1000, took_ms, status, failed, call, channel.local_port)
-
-
-def print_outcome(outcome: Outcome) -> None:
-    """Write an outcome as one JSON line; one write(2), so lines of several workers do not mix."""
-    sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
-    sys.stdout.flush()

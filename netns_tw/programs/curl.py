@@ -16,7 +16,8 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
-from netns_tw.programs.client import Outcome, Pace, Plan
+from netns_tw.programs.client import Pace, Plan
+from netns_tw.programs.outcome import Outcome
 
 WRITE_OUT = "%{http_code} %{local_port}"
 EXIT_TIMEOUT = 28

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 
 import h11
@@ -58,7 +59,7 @@ class Request:
         """The header names that this connection's peer keeps to this connection, RFC 9110 section 7.6.1."""
         return frozenset(_tokens(self.headers, b"connection"))
 
-    @property
+    @cached_property
     def wants_close(self) -> bool:
         """Whether the connection must end with this exchange, RFC 9112 section 9.3."""
         return self.version == b"1.0" or b"close" in _tokens(self.headers, b"connection")
@@ -83,12 +84,20 @@ class ServerSide:
         """Whether the peer has sent more than the request that was answered."""
         return bool(self._conn.trailing_data[0])
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether this exchange is over and the connection may carry another."""
+        return self._conn.our_state is h11.DONE and self._conn.their_state is h11.DONE
+
+    @property
+    def is_new(self) -> bool:
+        """Whether all is as on a new connection: h11 keeps nothing of past exchanges but what it has not read yet."""
+        return self._conn.our_state is h11.IDLE and self._conn.trailing_data == (b"", False)
+
     def receive(self, data: bytes) -> None:
         """Take what was read from the peer (empty: its FIN)."""
-        if data and self.is_idle:
-            data = data.lstrip(b"\r\n")
-            if not data:
-                return
+        if data and self.is_idle and not (data := data.lstrip(b"\r\n")):
+            return
         self._conn.receive_data(data)
 
     def continue_bytes(self) -> bytes:
@@ -116,23 +125,19 @@ class ServerSide:
             if isinstance(event, h11.Request):
                 self._head = _checked(event)
             elif isinstance(event, h11.Data):
-                self._take(bytes(event.data))
+                self._body += event.data
+                if len(self._body) > MAX_BODY_BYTES:
+                    raise Refused(413)
             elif isinstance(event, h11.EndOfMessage):
                 return self._complete()
             elif isinstance(event, h11.ConnectionClosed):
                 raise ClosedEarly("closed by the peer")
 
-    def _take(self, data: bytes) -> None:
-        self._body += data
-        if len(self._body) > MAX_BODY_BYTES:
-            raise Refused(413)
-
     def _complete(self) -> Request:
-        head, body = self._head, bytes(self._body)
+        head, body, self._head, self._body = self._head, bytes(self._body), None, bytearray()
         assert head is not None
-        self._head, self._body = None, bytearray()
         self._answers_head = head.method == b"HEAD"
-        return Request(head.method, head.target, head.http_version, list(head.headers), body)
+        return Request(head.method, head.target, head.http_version, tuple(head.headers), body)
 
     def response(self, status: int, headers: Headers, body: bytes | None) -> bytes:
         """Render a response; nothing but the head is sent where HTTP says so.
@@ -150,7 +155,7 @@ class ServerSide:
 
     def next_cycle(self) -> bool:
         """Make ready for the next request on this connection; False when the connection must be closed."""
-        if self._conn.our_state is not h11.DONE or self._conn.their_state is not h11.DONE:
+        if not self.may_go_on:
             return False
         self._conn.start_next_cycle()
         rest, closed = self._conn.trailing_data
@@ -264,7 +269,7 @@ class ClientSide:
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 return None
             if isinstance(event, h11.Response):
-                self._status, self._headers = event.status_code, list(event.headers)
+                self._status, self._headers = event.status_code, tuple(event.headers)
             elif isinstance(event, h11.Data):
                 self._body.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
@@ -273,17 +278,22 @@ class ClientSide:
             elif isinstance(event, h11.ConnectionClosed):
                 raise ClosedEarly("closed before the response")
 
-    def next_cycle(self) -> bool:
-        """Make ready for the next request on this connection; False when it can carry no other.
+    @property
+    def may_go_on(self) -> bool:
+        """Whether this exchange is over and the connection may carry another.
 
         It can carry none after bytes that belong to no response. A server keeps an HTTP/1.0 request's connection only
         where it says so (RFC 9112 section 9.3); h11 knows of no such request, and would go by the server's version.
         """
         if self._version == "1.0" and b"keep-alive" not in _tokens(self._headers, b"connection"):
             return False
-        if self._ended_by_close or self._conn.our_state is not h11.DONE or self._conn.their_state is not h11.DONE:
+        if self._ended_by_close or self._conn.trailing_data[0]:
             return False
-        if self._conn.trailing_data[0]:
+        return self._conn.our_state is h11.DONE and self._conn.their_state is h11.DONE
+
+    def next_cycle(self) -> bool:
+        """Make ready for the next request on this connection; False when it can carry no other."""
+        if not self.may_go_on:
             return False
         self._conn.start_next_cycle()
         self._body, self._status, self.has_begun = [], None, False

@@ -1,66 +1,35 @@
-"""The built-in HTTP server: it closes the way it is told to.
-
-Theory. The side that sends the first FIN, the *active closer*, keeps the connection's 4-tuple in TIME_WAIT for 60 s
-(RFC 9293 section 3.6.1; TCP_TIMEWAIT_LEN). Real servers leave to a race which side that is. This one has close styles:
-
-    server-first   the body ends with the connection, so the peer cannot close before us (HEAD, 204, 304: a race)
-    client-first   Content-Length, then we wait for the peer's FIN before we close
-    race           Content-Length, then close at once, as nginx does without keep-alive
-    reset          Content-Length, then RST (SO_LINGER with 0 s): no TIME_WAIT on either side
-    keep-alive     HTTP keep-alive until the peer, ``max_requests`` or the idle time ends it
+"""The built-in HTTP server: it closes the way it is told to (closing.py).
 
 One process, one thread, one loop over epoll: nothing a single peer does (half a request, a body that never comes, a
 reset) holds up another one, and every state has a deadline.
+
+A request costs little more than its system calls. What was read and answered before is answered from memory (memo.py).
+Accepted sockets stay blocking and each call says MSG_DONTWAIT, which saves a call per connection; TCP_NODELAY is the
+listener's, whose options a new connection has from the start (tcp_create_openreq_child). close(2) takes a socket off
+the epoll set.
 """
 
 from __future__ import annotations
 
-import enum
 import errno
-import selectors
+import select
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 
-from netns_tw.programs import http11
+from netns_tw.programs import http11, memo
+from netns_tw.programs.closing import RESET_LINGER, Behaviour, Then, after_response
 
 BACKLOG = 4096
 READ_BYTES = 16 * 1024
 DRAIN_BYTES = 1024 * 1024
 SWEEP_S = 0.25
 COMPLAINT_S = 1.0
-RESET_LINGER = struct.pack("ii", 1, 0)
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """What the server answers and how it closes. Times in ms."""
-
-    close: str = "keep-alive"
-    status: int = 200
-    body: bytes = b"hello from netns_tw\n"
-    max_requests: int = 0
-    """Requests per connection in style keep-alive before the server closes; 0: no limit."""
-    idle_timeout_ms: int = 60_000
-    """Keep-alive: ms without a request before the server closes."""
-    request_timeout_ms: int = 10_000
-    """Ms from a request's first byte to its last before 408; and between two parts of a response that it takes."""
-    fin_timeout_ms: int = 5_000
-    """Ms to wait for the peer's FIN (client-first, and after a refusal) before closing anyway."""
-
-
-class Then(enum.Enum):
-    """What follows once a response has left."""
-
-    KEEP = "read the next request"
-    CLOSE = "close"
-    WAIT_FOR_FIN = "close after the peer has"
-    DRAIN = "send FIN, read what the peer still sends, close"
-    RESET = "send RST"
+CONTENT_TYPE = ((b"Content-Type", b"text/plain"),)
+CLOSING = (*CONTENT_TYPE, (b"Connection", b"close"))
 
 
 class Connection:
@@ -69,9 +38,9 @@ class Connection:
     def __init__(self, sock: socket.socket, server: Server) -> None:
         self.sock = sock
         self.server = server
-        self.http = http11.ServerSide()
+        self.http = server.new_http()
         self.served = 0
-        self.out = memoryview(b"")
+        self.out: bytes | memoryview = b""
         self.then: Then | None = Then.KEEP
         """What follows once ``out`` is sent; None: it has been done, the peer's FIN is awaited."""
         self.drained = 0
@@ -84,7 +53,7 @@ class Connection:
 
     def readable(self) -> None:
         """Take what has come and go as far as it allows."""
-        data = self.sock.recv(READ_BYTES)
+        data = self.sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
         if self.then is None:
             self.drained += len(data)
             if not data or self.drained > DRAIN_BYTES:
@@ -130,22 +99,22 @@ class Connection:
         if then is Then.CLOSE and self.http.has_unread:
             then = Then.DRAIN  # a close over unread bytes would be an RST that takes the response with it, RFC 9112 9.6
         if how.close == "server-first" and request.method != b"HEAD" and how.status not in http11.BODILESS:
-            self._send(http11.close_delimited(how.status, CONTENT_TYPE, how.body), then)
+            self._send(self.server.close_delimited, then)
             return
-        closing = [(b"Connection", b"close")] if then is not Then.KEEP else []
-        raw = self.http.response(how.status, [*CONTENT_TYPE, *closing], how.body)
-        self._send(raw, then)
+        headers = CONTENT_TYPE if then is Then.KEEP else CLOSING
+        self._send(self.http.response(how.status, headers, how.body), then)
 
     def _send(self, data: bytes, then: Then) -> None:
         self.then = then
-        self.out = memoryview(data)
+        self.out = data
         self.writable()
 
     def writable(self) -> None:
         """Send what is left of the response, then do what follows it."""
         if self.out:
             with suppress(BlockingIOError):
-                self.out = self.out[self.sock.send(self.out) :]
+                sent = self.sock.send(self.out, socket.MSG_DONTWAIT)
+                self.out = memoryview(self.out)[sent:] if sent < len(self.out) else b""
         if self.out:
             self._allow(self.server.behaviour.request_timeout_ms)
         if bool(self.out) is not self.stuck:
@@ -182,28 +151,18 @@ class Connection:
         self.deadline = time.monotonic() + ms / 1000
 
 
-CONTENT_TYPE = ((b"Content-Type", b"text/plain"),)
-
-
-def after_response(how: Behaviour, request: http11.Request, served: int) -> Then:
-    """Decide who closes first after the *served*-th response on a connection."""
-    if how.close == "client-first":
-        return Then.WAIT_FOR_FIN
-    if how.close == "reset":
-        return Then.RESET
-    if how.close == "keep-alive" and not request.wants_close and served != how.max_requests:
-        return Then.KEEP
-    return Then.CLOSE
-
-
 class Server:
     """The loop: a listener and its connections."""
 
     def __init__(self, listener: socket.socket, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
         self._listener = listener
-        self._selector = selectors.DefaultSelector()
-        self._connections: set[Connection] = set()
+        self.memo = memo.ServerMemo()
+        self.new_http = http11.ServerSide if behaviour.strict_h11 else partial(memo.ServerSide, self.memo)
+        self.close_delimited = http11.close_delimited(behaviour.status, CONTENT_TYPE, behaviour.body)
+        self._epoll = select.epoll()
+        self._connections: dict[int, Connection] = {}
+        """By file descriptor."""
         self._accepting = False
         self._quiet_until = 0.0
         self._sweep_at = 0.0
@@ -215,12 +174,13 @@ class Server:
 
     def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
         """Serve until *is_over* (asked at least four times a second)."""
+        listener = self._listener.fileno()
         while not is_over():
-            for key, events in self._selector.select(SWEEP_S):
-                if key.data is None:
+            for fd, events in self._epoll.poll(SWEEP_S):  # each at most once, and only its own handler closes it
+                if fd == listener:
                     self._accept()
                 else:
-                    self._drive(key.data, events)
+                    self._drive(self._connections[fd], events)
             self._sweep()
 
     def _accept(self) -> None:
@@ -230,15 +190,13 @@ class Server:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self._accept_no_more(error)
             return  # any other: the peer gave up between its SYN and our accept
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(sock, self)
-        self._connections.add(connection)
-        self._selector.register(sock, selectors.EVENT_READ, connection)
+        fd = sock.fileno()
+        self._connections[fd] = Connection(sock, self)
+        self._epoll.register(fd, select.EPOLLIN)
 
     def _accept_no_more(self, error: OSError) -> None:
         """Leave the peers in the backlog until a connection closes, or the next sweep: the want may not be ours."""
-        self._selector.unregister(self._listener)
+        self._epoll.unregister(self._listener)
         self._accepting = False
         now = time.monotonic()
         if now >= self._quiet_until:
@@ -247,15 +205,15 @@ class Server:
 
     def _accept_again(self) -> None:
         if not self._accepting:
-            self._selector.register(self._listener, selectors.EVENT_READ, None)
+            self._epoll.register(self._listener, select.EPOLLIN)
             self._accepting = True
 
     def _drive(self, connection: Connection, events: int) -> None:
         try:
-            if events & selectors.EVENT_WRITE:
+            if connection.stuck:
                 connection.writable()
                 connection.flushed()
-            elif events & selectors.EVENT_READ:
+            else:
                 connection.readable()
         except BlockingIOError:
             return
@@ -268,7 +226,7 @@ class Server:
             return
         self._sweep_at = now + SWEEP_S
         self._accept_again()
-        for connection in [one for one in self._connections if one.deadline < now]:
+        for connection in [one for one in self._connections.values() if one.deadline < now]:
             try:
                 connection.overdue()
             except OSError:
@@ -276,14 +234,12 @@ class Server:
 
     def watch(self, connection: Connection, writing: bool) -> None:
         """Wait for room to write or for data, never for both: a peer that does not read is not read from."""
-        self._selector.modify(connection.sock, selectors.EVENT_WRITE if writing else selectors.EVENT_READ, connection)
+        self._epoll.modify(connection.sock, select.EPOLLOUT if writing else select.EPOLLIN)
 
     def forget(self, connection: Connection) -> None:
         """Close a connection and drop it; harmless when that was done."""
-        if connection in self._connections:
-            self._connections.discard(connection)
-            self._selector.unregister(connection.sock)
-            connection.sock.close()
+        if self._connections.pop(connection.sock.fileno(), None) is not None:
+            connection.sock.close()  # and epoll(7) lets go of it
             self._accept_again()
 
 
@@ -296,4 +252,5 @@ def listen(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=address == "::")
     listener.setblocking(False)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
