@@ -106,7 +106,7 @@ def _add_clients(commands: Commands) -> None:
 
 def _server(given: argparse.Namespace) -> None:
     from netns_tw.programs.closing import Behaviour
-    from netns_tw.programs.server import Server, listen
+    from netns_tw.programs.server import Server, bind
 
     behaviour = Behaviour(
         given.close,
@@ -118,7 +118,7 @@ def _server(given: argparse.Namespace) -> None:
         given.fin_timeout_ms,
         given.strict_h11,
     )
-    Server(listen(*given.listen), behaviour).run()
+    Server(bind(*given.listen), behaviour).run()
 
 
 def _proxy(given: argparse.Namespace) -> None:

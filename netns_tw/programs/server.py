@@ -173,7 +173,14 @@ class Server:
         return len(self._connections)
 
     def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Serve until *is_over* (asked at least four times a second)."""
+        """Serve until *is_over* (asked at least four times a second).
+
+        Who sees the socket listen sees a server that is complete.
+
+        Raises:
+            OSError: another socket listens there (EADDRINUSE).
+        """
+        self._listener.listen(BACKLOG)
         listener = self._listener.fileno()
         while not is_over():
             for fd, events in self._epoll.poll(SWEEP_S):  # each at most once, and only its own handler closes it
@@ -243,14 +250,32 @@ class Server:
             self._accept_again()
 
 
-def listen(address: str, port: int) -> socket.socket:
-    """Return a listening socket on *address*:*port*; ``::`` takes IPv4 too.
+def bind(address: str, port: int) -> socket.socket:
+    """Return a socket at *address*:*port* that does not listen yet; ``::`` takes IPv4 too.
 
     Raises:
         OSError: the address is not ours or the port is taken (EADDRINUSE).
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=address == "::")
-    listener.setblocking(False)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    found = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        found.setblocking(False)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # for each connection from its first byte
+        if found.family == socket.AF_INET6:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
+        found.bind((address, port))
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Return a socket that listens on *address*:*port*; else as ``bind``.
+
+    Raises:
+        OSError: the address is not ours or the port is taken (EADDRINUSE).
+    """
+    listener = bind(address, port)
+    listener.listen(BACKLOG)
     return listener
