@@ -24,9 +24,9 @@ from netns_tw.model import pcapng
 from netns_tw.model.topology import HttpProxy, HttpServer, Nginx, Program, Topology
 from netns_tw.programs import nginx
 from netns_tw.programs.choice import NO_NGINX
+from netns_tw.rules import RUN
 from netns_tw.wait import DeadlineMissed, wait_until
 
-RUN = Path("/run/netns_tw")
 PROGRAMS = Path(__file__).resolve().parent / "programs" / "__main__.py"
 LISTEN_DEADLINE_S = 10.0
 ALWAYS_SHOWN = (

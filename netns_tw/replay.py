@@ -19,12 +19,13 @@ from typing import Literal
 from netns_tw.errors import InstrumentBroken, Skip, near_match
 from netns_tw.kernel import process
 from netns_tw.kernel.sockdiag import TcpSocket
-from netns_tw.lab import RUN, RunningLab, RunningNode, built_in, kernel_release
+from netns_tw.lab import RunningLab, RunningNode, built_in, kernel_release
 from netns_tw.measure import canary
 from netns_tw.measure.observer import wait_until_settled
 from netns_tw.measure.sampler import Sampler
 from netns_tw.model.experiment import Counter, Experiment, Step
 from netns_tw.model.record import BEFORE, Canary, Dump, End, Line, Response, Row, Sample, Snapshot, StepEnd
+from netns_tw.rules import RUN
 
 Emit = Callable[[Line], None]
 READ_BYTES = 1 << 16

@@ -7,7 +7,10 @@ which sysctls belong to a network namespace, and since when.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+RUN = Path("/run/netns_tw")
+"""In a lab: the folder of each node, with its program's files and log."""
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
 """What labs and nodes may be called."""

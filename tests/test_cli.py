@@ -173,3 +173,15 @@ def test_what_needs_no_kernel_starts_fast(arguments: list[str]) -> None:
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "netns_tw" in imported
     assert imported & SLOW == set()
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    "words", [["ls"], ["down", "x"], ["exec", "x", "server", "--", "true"], ["set", "x", "server.tcp_tw_reuse=1"]]
+)
+def test_what_builds_nothing_does_without_what_builds(words: list[str]) -> None:
+    """pyroute2 takes longer than all else together, and a lab that is up needs it no more."""
+    argv = [sys.executable, "-X", "importtime", "-m", "netns_tw", *words]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "netns_tw.kernel.inside" in done.stderr
+    assert "pyroute2" not in done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import RenderableType
@@ -20,8 +20,10 @@ from netns_tw.programs.choice import describe
 from netns_tw.report import diagram
 from netns_tw.report.text import console, plain
 from netns_tw.standing import visit
-from netns_tw.standing.bringup import Standing
 from netns_tw.standing.entry import Entry
+
+if TYPE_CHECKING:
+    from netns_tw.standing.bringup import Standing
 
 IPV4 = "net.ipv4."
 """Left out of a sysctl's name; ``set`` takes it so too."""

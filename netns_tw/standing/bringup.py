@@ -31,13 +31,11 @@ from netns_tw.model.topology import Program, Topology
 from netns_tw.programs import shells
 from netns_tw.programs.choice import choose
 from netns_tw.standing import answer
-from netns_tw.standing.entry import Entry, Place
+from netns_tw.standing.entry import ENDED, Entry, Place
 from netns_tw.standing.roster import Roster
 
 STAY = b"s"
 INIT = Path(init.__file__)
-ENDED = "ended"
-"""In a node's folder: the exit status of its program, once that has ended."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from netns_tw.kernel.netns import Published, unpublish
 
 VARIABLE = "NETNS_TW_LABS"
 LOCK = "lock"
+ENDED = "ended"
+"""In a node's folder, inside: the exit status of its program, once that has ended."""
 _ENTRY, _NEW_ENTRY = "lab.json", "lab.json.new"
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from netns_tw.errors import UsageError
-from netns_tw.lab import RUN
 from netns_tw.model.record import Header, Line, Response, StepEnd, to_json
+from netns_tw.rules import RUN
 
 LOCK = RUN / ".replay.lock"
 SHOWN = RUN / ".replay"

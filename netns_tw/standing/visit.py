@@ -11,26 +11,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netns_tw.errors import EnvironmentLacks, NetnsTwError, UsageError, near_match
-from netns_tw.job import Inside
 from netns_tw.kernel import escort, inside, process, sandbox, sysctl
 from netns_tw.kernel.inside import Gone, Proof
-from netns_tw.lab import RUN
 from netns_tw.model import labs, settings
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
-from netns_tw.model.record import Trouble, to_json
 from netns_tw.model.settings import Setting
 from netns_tw.model.topology import Program, Topology
 from netns_tw.programs import shells
 from netns_tw.programs.choice import choose, describe
+from netns_tw.rules import RUN
 from netns_tw.standing import answer
-from netns_tw.standing.bringup import ENDED
-from netns_tw.standing.entry import Entry
-from netns_tw.standing.lookout import Lookout
+from netns_tw.standing.entry import ENDED, Entry
 from netns_tw.wait import wait_until
+
+if TYPE_CHECKING:
+    from netns_tw.job import Inside
 
 LOG_BYTES = 1 << 16
 FOLLOW_PAUSE_S = 0.1
@@ -121,6 +120,8 @@ def stage_for(entry: Entry, lab: Lab, topology: Topology, experiment: Experiment
     Raises:
         Skip: the claim needs a program that the lab's set of programs lacks.
     """
+    from netns_tw.job import Inside
+
     has_nginx = process.find_program("nginx") is not None
     running, _ = choose(topology, entry.servers, has_nginx)
     wanted, _ = choose(lab.topology.with_nodes(experiment.nodes), entry.servers, has_nginx)
@@ -161,6 +162,9 @@ def lookout(entry: Entry, topology: Topology) -> Iterator[int]:
     Raises:
         UsageError: the lab is gone, or another user's.
     """
+    from netns_tw.model.record import Trouble, to_json
+    from netns_tw.standing.lookout import Lookout
+
     programs, _ = choose(topology, entry.servers, process.find_program("nginx") is not None)
     read, write = os.pipe()
 
