@@ -69,6 +69,7 @@ def _guide(
     code = EXIT_ENVIRONMENT
     try:
         sandbox.die_with_parent(alive)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})  # for the moment before it is in a group of its own
         join(found)
         libc.set_parent_death_signal(signal.SIGKILL)  # forgotten when the user namespace changed
         alive_read, alive_write = os.pipe()
