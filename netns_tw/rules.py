@@ -15,6 +15,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
 """What labs and nodes may be called."""
 
+CLIENTS = ("h11", "curl")
+SERVERS = ("h11", "nginx")
+"""What `--client` and `--server` choose between."""
+
 CLOSE_STYLES = ("server-first", "client-first", "race", "reset", "keep-alive")
 """How the built-in server closes; programs/server.py says what each means."""
 

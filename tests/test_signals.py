@@ -19,7 +19,7 @@ pytestmark = pytest.mark.netns
 ARGUMENTS = ("replay", "lb3ports", "direct/no-reuse-back-to-back", "-q")
 LONGEST_S = 1.6
 """By then programs run and requests are under way; the whole would take 20 s."""
-MOMENTS = 20
+MOMENTS = 10
 
 
 def end_after(seconds: float, signum: int, again: bool = False) -> tuple[int, str]:
@@ -42,14 +42,14 @@ def moments(seed: int) -> list[float]:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_in_130_with_nothing_left(signum: int) -> None:
-    """At seven moments, some with a second signal right behind: exit 130, one line, and all is gone on return."""
-    for number, seconds in enumerate(moments(signum)[::3]):
+    """At five moments, some with a second signal right behind: exit 130, one line, and all is gone on return."""
+    for number, seconds in enumerate(moments(signum)[::2]):
         code, talk = end_after(seconds, signum, again=number % 3 == 0)
         assert (code, lab_processes()) == (130, {}), (seconds, talk)
         assert talk == "netns_tw: interrupted; nothing is left behind\n"
 
 
-def test_kill_9_at_20_random_moments_leaves_nothing() -> None:
+def test_kill_9_at_random_moments_leaves_nothing() -> None:
     """No process is left; that no namespace, mount or link is either, the end of the whole suite proves."""
     for seconds in moments(9):
         code, _ = end_after(seconds, signal.SIGKILL)

@@ -46,8 +46,17 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def argv_of_nobody(*arguments: str, tmp: Path | None = None) -> list[str]:
     """The argv of a command of user nobody, without any capability; *tmp* stands in for /tmp."""
     drop = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --inh-caps=-all --bounding-set=-all"
-    script = f'{opened() or ":"}; {f"mount --bind {tmp} /tmp" if tmp else ":"}; exec {drop} "$@"'
+    script = f'{opened() or ":"}; {instead_of_tmp(tmp) if tmp else ":"}; exec {drop} "$@"'
     return ["unshare", "-m", "sh", "-ec", script, "sh", *COMMAND, *arguments]
+
+
+def instead_of_tmp(folder: Path) -> str:
+    """A line of shell that puts *folder* in the place of /tmp; the checkout stays where it is, also there."""
+    lines = [f"mount --rbind {folder} /tmp"]
+    if ROOT.is_relative_to("/tmp"):
+        place = folder / ROOT.relative_to("/tmp")
+        lines.insert(0, f"mkdir -p {place}; mount --bind {ROOT} {place}")
+    return "; ".join(lines)
 
 
 def as_nobody(*arguments: str, tmp: Path | None = None) -> subprocess.CompletedProcess[str]:

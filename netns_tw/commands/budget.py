@@ -9,16 +9,18 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from netns_tw.commands import Add
 from netns_tw.errors import EXIT_PASS, UsageError, near_match
 from netns_tw.model import labs
 from netns_tw.model.budget import DEFAULT_DELAY_MS, LONGEST_DELAY_MS, SHORTEST_DELAY_MS, Budget, PortChoice
 from netns_tw.model.ports import MAX_PORT, parse_ports
-from netns_tw.model.topology import MAX_TW_BUCKETS, TIMESTAMPS, TW_REUSE, TW_REUSE_DELAY, Topology
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from netns_tw.model.topology import Topology
 
 LARGEST = 1_000_000_000
 """Of any number given: beyond it a float has no room for what is made of it."""
@@ -149,6 +151,8 @@ def _choice(sources: int | None) -> PortChoice:
 
 def _of_node(word: str) -> dict[str, Any]:
     """What a lab's node decides: the budget's fields, with its reserved and its listening ports apart."""
+    from netns_tw.model.topology import MAX_TW_BUCKETS, TIMESTAMPS, TW_REUSE, TW_REUSE_DELAY
+
     lab_name, slash, name = word.rstrip("/").rpartition("/")
     topology = labs.read_lab(labs.folder_of(lab_name if slash else word)).topology
     nodes = topology.nodes
@@ -186,6 +190,8 @@ def _listening(topology: Topology, name: str) -> frozenset[int]:
 
 def _peers_have_timestamps(topology: Topology, name: str) -> bool:
     """Whether every neighbour that runs a program, and so can be a destination, has tcp_timestamps on."""
+    from netns_tw.model.topology import TIMESTAMPS
+
     ends = [(left.node, right.node) for left, right in topology.links]
     neighbours = {b if a == name else a for a, b in ends if name in (a, b)}
     destinations = [topology.nodes[one] for one in neighbours if topology.nodes[one].programs]

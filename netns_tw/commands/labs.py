@@ -9,7 +9,6 @@ from pathlib import Path
 from netns_tw.commands import Add
 from netns_tw.errors import EXIT_PASS, EXIT_USAGE, UsageError
 from netns_tw.model import labs
-from netns_tw.model.folder import FileProblems, Problem
 
 
 def declare(add: Add) -> None:
@@ -56,6 +55,8 @@ def _show(given: argparse.Namespace) -> int:
 
 
 def _validate(given: argparse.Namespace) -> int:
+    from netns_tw.model.folder import FileProblems, Problem
+
     problems: list[Problem] = []
     good: list[labs.Lab] = []
     for path in given.paths:

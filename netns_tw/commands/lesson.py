@@ -19,14 +19,13 @@ from netns_tw.commands import Add
 from netns_tw.commands.run import AT_ONCE
 from netns_tw.commands.streams import hush
 from netns_tw.errors import EXIT_PASS, EXIT_USAGE, UsageError
-from netns_tw.model import answers, labs
-from netns_tw.model.answers import Answers
-from netns_tw.model.experiment import Experiment
-from netns_tw.model.folder import FileProblems
-from netns_tw.model.labs import Lab
+from netns_tw.model import labs
 
 if TYPE_CHECKING:
     from netns_tw.grade import Outcome, Row
+    from netns_tw.model.answers import Answers
+    from netns_tw.model.experiment import Experiment
+    from netns_tw.model.labs import Lab
     from netns_tw.report.run import Run
 
 FORMAT = 1
@@ -95,6 +94,8 @@ def _name(given: str | None) -> str:
             given = caller or pwd.getpwuid(os.getuid()).pw_name
         except KeyError:
             given = f"uid {os.getuid()}"
+    from netns_tw.model import answers
+
     problem = answers.problem_of_name(given)
     if problem:
         raise UsageError(f"--name {problem}")
@@ -131,6 +132,9 @@ def _complain(problem: str) -> None:
 
 def _read(paths: Sequence[Path], lab: Lab) -> tuple[list[Answers], int]:
     """Read all answer files that *paths* mean; complain of each that is wrong, and count these."""
+    from netns_tw.model import answers
+    from netns_tw.model.folder import FileProblems
+
     files, problems = answers.find_answers(paths)
     for one in problems:
         _complain(one)

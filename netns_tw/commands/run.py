@@ -14,10 +14,11 @@ from netns_tw.commands.report import add_outputs, check_outputs, write_reports
 from netns_tw.commands.streams import hush
 from netns_tw.errors import UsageError
 from netns_tw.model import labs
-from netns_tw.model.experiment import CLIENTS, SERVERS, Experiment
+from netns_tw.rules import CLIENTS, SERVERS
 
 if TYPE_CHECKING:
     from netns_tw.job import Inside
+    from netns_tw.model.experiment import Experiment
 
 AT_ONCE = 12
 

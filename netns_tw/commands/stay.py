@@ -10,8 +10,8 @@ from pathlib import Path
 from netns_tw.commands import Add
 from netns_tw.commands.called import called
 from netns_tw.errors import EXIT_PASS, NetnsTwError, UsageError
-from netns_tw.model import labs, settings
-from netns_tw.model.experiment import SERVERS
+from netns_tw.model import labs
+from netns_tw.rules import SERVERS
 
 
 def declare(add: Add) -> None:
@@ -51,6 +51,8 @@ def _up(given: argparse.Namespace) -> int:
         from netns_tw.standing.roster import check_name
 
         check_name(given.name)
+    from netns_tw.model import settings
+
     lab, claim = labs.find_one(given.lab)
     topology = lab.topology.with_nodes(claim.nodes if claim else {})
     sysctls = settings.by_node(settings.parse(word, topology.nodes) for word in given.set)

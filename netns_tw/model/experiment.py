@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 from netns_tw.model.topology import Node
 
-CLIENTS = ("h11", "curl")
-SERVERS = ("h11", "nginx")
 COMPARISONS = {"equals": "==", "at_least": ">=", "at_most": "<="}
 
 

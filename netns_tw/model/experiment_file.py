@@ -13,7 +13,6 @@ from pathlib import PurePosixPath
 from netns_tw.errors import near_match
 from netns_tw.model import expression
 from netns_tw.model.experiment import (
-    CLIENTS,
     COMPARISONS,
     Counter,
     Expectation,
@@ -30,7 +29,7 @@ from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.settings import is_port_range
 from netns_tw.model.topology import PORT_RANGE, Topology
 from netns_tw.model.topology_file import MAX_INT, listen_at, listener_problems, read_node
-from netns_tw.rules import TCP_STATES
+from netns_tw.rules import CLIENTS, TCP_STATES
 
 MAX_REQUESTS = 1_000_000
 SUBJECTS = ("responses", "sockets", "counter", "log", "value")

@@ -1,4 +1,7 @@
-"""Where labs are found: those that come with netns_tw, and a user's own folder by its path."""
+"""Where labs are found: those that come with netns_tw, and a user's own folder by its path.
+
+To name a lab is quick; what reads one is imported when one is read, so that the command line and Tab start fast.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from netns_tw.errors import UsageError, near_match
-from netns_tw.model.experiment import Experiment
-from netns_tw.model.experiment_file import read_experiment
-from netns_tw.model.folder import FileProblems, Folder, Problem
-from netns_tw.model.topology import Nginx, Topology
-from netns_tw.model.topology_file import TOPOLOGY, read_topology
 
+if TYPE_CHECKING:
+    from netns_tw.model.experiment import Experiment
+    from netns_tw.model.folder import Folder
+    from netns_tw.model.topology import Topology
+
+TOPOLOGY = "topology.toml"
 _PACKAGE = Path(__file__).resolve().parent.parent
 SHIPPED = (_PACKAGE / "topologies", _PACKAGE.parent / "topologies")
 """In an installed wheel, and in a checkout."""
@@ -78,6 +83,8 @@ def read_lab(path: Path) -> Lab:
     Raises:
         FileProblems: all problems of all its files.
     """
+    from netns_tw.model.folder import Folder
+
     return _read(Folder(path))
 
 
@@ -87,10 +94,16 @@ def kept_lab(kept: Mapping[str, str], record: Path) -> Lab:
     Raises:
         FileProblems: all problems of all its files.
     """
+    from netns_tw.model.folder import Folder
+
     return _read(Folder(record, kept))
 
 
 def _read(folder: Folder) -> Lab:
+    from netns_tw.model.experiment_file import read_experiment
+    from netns_tw.model.folder import FileProblems, Problem
+    from netns_tw.model.topology_file import read_topology
+
     topology = read_topology(folder)
     problems: list[Problem] = []
     experiments: dict[str, Experiment] = {}
@@ -106,6 +119,8 @@ def _read(folder: Folder) -> Lab:
 
 def files_of(topology: Topology, experiment: Experiment) -> dict[str, str]:
     """The files that an experiment rests on, as they were read, by their paths inside the lab's folder."""
+    from netns_tw.model.topology import Nginx
+
     files = {TOPOLOGY: topology.text, f"{EXPERIMENTS}/{experiment.claim_id}.toml": experiment.text}
     nodes = [*topology.nodes.values(), *experiment.nodes.values()]
     for programs in filter(None, (node.programs for node in nodes)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from netns_tw.errors import near_match
 from netns_tw.model import settings
 from netns_tw.model.folder import Folder
+from netns_tw.model.labs import TOPOLOGY
 from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.topology import (
     MAX_IFNAME_BYTES,
@@ -27,7 +28,6 @@ from netns_tw.model.topology import (
 )
 from netns_tw.rules import CLOSE_STYLES, NAME, NAME_RULE
 
-TOPOLOGY = "topology.toml"
 KINDS = ("nginx", "http-server", "http-proxy")
 LISTEN_RULE = "ADDRESS:PORT, such as '198.18.1.1:80' or '[2001:db8::1]:80'"
 NGINX_TOKENS = ("GLOBALS", "HTTP_GLOBALS", "LISTEN")
