@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
 import traceback
@@ -280,9 +281,12 @@ def make_lab(folder: Path, text: str, name: str = "bare") -> Path:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL; harmless when it has ended."""
+    """SIGKILL, and wait until it is dead: a signal is only sent. Harmless when it has ended."""
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        held = os.pidfd_open(pid)
+        signal.pidfd_send_signal(held, signal.SIGKILL)
+        assert select.select([held], [], [], DEADLINE_S)[0]
+        os.close(held)
 
 
 def said(done: Done, code: int) -> str:
