@@ -18,6 +18,7 @@ import pytest
 
 from netns_tw.errors import EnvironmentLacks
 from netns_tw.kernel import sandbox
+from netns_tw.standing.roster import Roster
 
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
@@ -171,8 +172,12 @@ def labs_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("labs")
     os.environ["NETNS_TW_LABS"] = str(folder)
     yield folder
-    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == []
     del os.environ["NETNS_TW_LABS"]
+    roster = Roster(folder)
+    left = roster.all_names()
+    for name in left:  # a test has failed half way
+        roster.down(name)
+    assert left == []
 
 
 @pytest.fixture(scope="session", autouse=True)
