@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from netns_tw.job import Files, Job, carry_out
-from netns_tw.kernel import inside, sandbox
+from netns_tw.kernel import inside, process, sandbox
 from netns_tw.kernel.sandbox import Sandbox
 from netns_tw.model.record import End, Line, Record, Trouble, from_json, to_json
 
@@ -111,19 +111,14 @@ def _inside(job: Job, pipe: int, files: Files) -> int:
         data = to_json(line) + b"\n"
         try:
             for file in records:
-                _write(file, data)
+                process.write_whole(file, data)
         except OSError as error:
             records.clear()
             os.write(2, f"netns_tw: the record of {job.experiment.path} is cut short: {error.strerror}\n".encode())
-        _write(pipe, data)
+        process.write_whole(pipe, data)
 
     carry_out(job, emit, files.captures)
     return 0
-
-
-def _write(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 Open = Callable[[Job], Files]

@@ -80,7 +80,7 @@ ALLOWED = {
     "netns_tw.report.live_screen": (*REPORT, "netns_tw.kernel.sandbox"),
     "netns_tw.report.live_replay": (*REPORT, "netns_tw.job", "netns_tw.parallel"),
     "netns_tw.session": SESSION,
-    "netns_tw.standing.answer": UNDER_ALL,
+    "netns_tw.standing.answer": ("netns_tw.kernel", *UNDER_ALL),
     "netns_tw.standing.stage": ("netns_tw.lab", "netns_tw.model", *UNDER_ALL),
     "netns_tw.standing.entry": ("netns_tw.kernel", *UNDER_ALL),
     "netns_tw.standing.roster": ROSTER,

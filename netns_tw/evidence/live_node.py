@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from netns_tw.evidence.traffic import ESTABLISHED, LISTENING, TIME_WAIT
 from netns_tw.model.budget import TIME_WAIT_MS
-from netns_tw.model.ports import Bounds, usable_ports
+from netns_tw.model.ports import Bounds, never_found, usable_ports
 from netns_tw.model.record import Row, Sample, Snapshot
 from netns_tw.model.topology import PORT_RANGE, RESERVED_PORTS, Listen, Node
 
@@ -250,5 +250,4 @@ def _range(node: Node, listening: frozenset[int]) -> PortRange | None:
         usable = usable_ports(low, high, taken)
     except ValueError:
         return None
-    never = taken | {high} if high - low == 2 else taken
-    return PortRange(low, high, frozenset(port for port in never if low <= port <= high), usable)
+    return PortRange(low, high, never_found(low, high, taken), usable)

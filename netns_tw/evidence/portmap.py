@@ -31,7 +31,7 @@ from netns_tw.evidence.traffic import (
 )
 from netns_tw.model.budget import TIME_WAIT_MS
 from netns_tw.model.experiment import Experiment
-from netns_tw.model.ports import usable_ports
+from netns_tw.model.ports import never_found, usable_ports
 from netns_tw.model.record import Record, Row
 from netns_tw.model.topology import Listen, Topology
 
@@ -148,10 +148,7 @@ def _recycles(record: Record, node: str) -> bool:
 
 def _range(topology: Topology, node: str, listening: set[int]) -> tuple[int, int, frozenset[int]]:
     low, high = topology.nodes[node].port_range
-    taken = listening | topology.nodes[node].reserved_ports
-    if high - low == 2:  # the third port of three is never found
-        taken = taken | {high}
-    return low, high, frozenset(port for port in taken if low <= port <= high)
+    return low, high, never_found(low, high, topology.nodes[node].reserved_ports | listening)
 
 
 def _asked(record: Record, experiment: Experiment, node: str) -> dict[tuple[str, int], _Asked]:

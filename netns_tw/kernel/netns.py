@@ -122,11 +122,8 @@ def unpublish(one: Published) -> None:
         return
     found = path.stat()
     is_mounted = _is_namespace(path) and _is_the_one(path, one)
-    is_bare = (found.st_uid, found.st_size, stat.S_IMODE(found.st_mode)) == (
-        0,
-        0,
-        _OUR_MODE,
-    )  # never mounted, or no more
+    # never mounted, or no more
+    is_bare = (found.st_uid, found.st_size, stat.S_IMODE(found.st_mode)) == (0, 0, _OUR_MODE)
     if is_mounted or is_bare:
         _remove_everywhere(path)
 

@@ -49,6 +49,16 @@ def spawn(
         )
 
 
+def write_whole(fd: int, data: bytes) -> None:
+    """Write all of *data*, however little write(2) takes at once.
+
+    Raises:
+        OSError: the kernel refuses; BrokenPipeError where nobody reads.
+    """
+    while data:
+        data = data[os.write(fd, data) :]
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
     """End the process and its group: SIGTERM, then SIGKILL after 2 s. Harmless when it is over already."""
     _signal_group(process, signal.SIGTERM)

@@ -133,3 +133,8 @@ def parse_ports(text: str) -> frozenset[int]:
             raise ValueError(f"{part!r} is no port and no range of ports, 0 to {MAX_PORT}")
         found.update(ports)
     return frozenset(found)
+
+
+def never_found(low: int, high: int, taken: frozenset[int]) -> frozenset[int]:
+    """The ports of LOW-HIGH that connect() never finds: those *taken*, and the third port of three."""
+    return frozenset(port for port in (taken | {high} if high - low == 2 else taken) if low <= port <= high)

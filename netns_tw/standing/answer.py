@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from netns_tw.errors import NetnsTwError
+from netns_tw.kernel import process
 
 READ_BYTES = 1 << 16
 
@@ -22,9 +23,7 @@ def tell_error(pipe: int, error: NetnsTwError) -> None:
 
 
 def _write(pipe: int, line: dict[str, object]) -> None:
-    data = json.dumps(line).encode() + b"\n"
-    while data:
-        data = data[os.write(pipe, data) :]
+    process.write_whole(pipe, json.dumps(line).encode() + b"\n")
 
 
 def hear(pipe: int) -> Any:

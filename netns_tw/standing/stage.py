@@ -2,7 +2,7 @@
 
 A second replay beside the first would be counted by both. So the first takes a lock (flock(2)), which the kernel gives
 back when it ends, however that is. What it emits of requests is copied to a file among the lab's own, from which a
-watcher reads (visit.py); the next replay begins it anew.
+lookout reads (lookout.py); the next replay makes a new one.
 """
 
 from __future__ import annotations

@@ -122,9 +122,8 @@ def stage_for(entry: Entry, lab: Lab, topology: Topology, experiment: Experiment
     """
     from netns_tw.job import Inside
 
-    has_nginx = process.find_program("nginx") is not None
-    running, _ = choose(topology, entry.servers, has_nginx)
-    wanted, _ = choose(lab.topology.with_nodes(experiment.nodes), entry.servers, has_nginx)
+    running = _programs(entry, topology)
+    wanted = _programs(entry, lab.topology.with_nodes(experiment.nodes))
     differs = [
         f"{node} runs {_words(running.get(node))}, the claim's is {_words(wanted.get(node))}"
         for node in topology.nodes
@@ -132,6 +131,11 @@ def stage_for(entry: Entry, lab: Lab, topology: Topology, experiment: Experiment
     ]
     differs += [f"the program of {node} {how}" for node, how in ended_programs(entry).items()]
     return Inside(entry.name, first_process(entry), running, tuple(differs))
+
+
+def _programs(entry: Entry, topology: Topology) -> Mapping[str, Program]:
+    """What runs on the nodes of *topology* with the lab's set of programs."""
+    return choose(topology, entry.servers, process.find_program("nginx") is not None)[0]
 
 
 def _words(program: Program | None) -> str:
@@ -165,12 +169,11 @@ def lookout(entry: Entry, topology: Topology) -> Iterator[int]:
     from netns_tw.model.record import Trouble, to_json
     from netns_tw.standing.lookout import Lookout
 
-    programs, _ = choose(topology, entry.servers, process.find_program("nginx") is not None)
+    programs = _programs(entry, topology)
     read, write = os.pipe()
 
     def emit(line: bytes) -> None:
-        while line:
-            line = line[os.write(write, line) :]
+        process.write_whole(write, line)
 
     def main() -> int:
         try:
