@@ -55,6 +55,8 @@ class Job:
     attempt: int = 1
     inside: Inside | None = field(default=None, hash=False)
     """The lab that is up; None: one of its own is built."""
+    links: str = "netlink"
+    """Who makes the links of the lab, one of rules.LINKS."""
 
     @property
     def is_tight(self) -> bool:
@@ -133,7 +135,7 @@ def _lab_of(job: Job, captures: Mapping[str, int]) -> tuple[RunningLab, list[str
     if job.inside:
         return lab.VisitedLab(job.topology, dict(job.inside.programs)), []
     programs, notes = choose(job.topology, job.servers, process.find_program("nginx") is not None)
-    return lab.RunningLab(job.topology, dict(programs), captures), notes
+    return lab.RunningLab(job.topology, dict(programs), captures, job.links), notes
 
 
 def _built(job: Job, running: RunningLab, notes: list[str], at_ms: float) -> Built:

@@ -70,14 +70,22 @@ class RunningLab:
     """A lab that is up. Leave the ``with`` block and its programs end."""
 
     def __init__(
-        self, topology: Topology, programs: dict[str, Program], captures: Mapping[str, int] | None = None
+        self,
+        topology: Topology,
+        programs: dict[str, Program],
+        captures: Mapping[str, int] | None = None,
+        links: str = "netlink",
     ) -> None:
-        """Describe it; *captures* are open files by the name of the link whose packets they take."""
+        """Describe it.
+
+        *captures* are open files by the name of the link whose packets they take, *links* is one of rules.LINKS.
+        """
         self.topology = topology
         self.programs = programs
         self.nodes: dict[str, RunningNode] = {}
         self._files = captures or {}
         self._captures: dict[str, Capture] = {}
+        self._links = links
         self._stack = ExitStack()
 
     def __enter__(self) -> RunningLab:
@@ -97,12 +105,14 @@ class RunningLab:
         self._stack.close()
 
     def _build(self) -> None:
+        rtnl_of = rtnl_by(self._links)
         with ExitStack() as sockets:
             rtnl: dict[str, Rtnl] = {}
             for name in self.topology.nodes:
                 netns.add(name)
-                rtnl[name] = sockets.enter_context(Rtnl(name))
-                self.nodes[name] = self._node(name)
+                with netns.enter(name):
+                    rtnl[name] = sockets.enter_context(rtnl_of(name))
+                    self.nodes[name] = self._node(name)
             ends = _add_links(self.topology, rtnl)
             for name, node in self.topology.nodes.items():
                 self.nodes[name].sysctls = _write_sysctls(name, node.sysctls)
@@ -166,25 +176,42 @@ class VisitedLab(RunningLab):
         return self
 
 
+def rtnl_by(links: str) -> type[Rtnl]:
+    """What makes links, by a name of rules.LINKS. pyroute2 takes 0.2 s to import.
+
+    Raises:
+        EnvironmentLacks: pyroute2 cannot be imported.
+    """
+    if links != "pyroute2":
+        return Rtnl
+    try:
+        from netns_tw.kernel.reference import ReferenceRtnl
+    except ImportError as error:
+        raise EnvironmentLacks(f"--links pyroute2: {error}") from error
+    return ReferenceRtnl
+
+
 def _add_links(topology: Topology, rtnl: dict[str, Rtnl]) -> dict[str, int]:
     """Make every veth pair; return the ifindex of each endpoint."""
     ends: dict[str, int] = {}
     for number, link in enumerate(topology.links):
         left, right = link
-        index = FIRST_INDEX + number
+        index = FIRST_INDEX + 2 * number
         ends[str(left)] = index
         ends[str(right)] = rtnl[left.node].add_veth(left.interface, index, rtnl[right.node], right.interface)
     return ends
 
 
 def _write_sysctls(name: str, wanted: Mapping[str, str]) -> dict[str, str]:
-    effective = {key: sysctl.write(name, key, value) for key, value in wanted.items()}
-    return effective | read_sysctls(name, [key for key in ALWAYS_SHOWN if key not in effective])
+    with netns.enter(name):
+        effective = {key: sysctl.write(name, key, value) for key, value in wanted.items()}
+        return effective | read_sysctls(name, [key for key in ALWAYS_SHOWN if key not in effective])
 
 
 def read_sysctls(name: str, keys: Iterable[str]) -> dict[str, str]:
     """What the kernel has of *keys* on node *name*; what it does not know is left out."""
-    seen = {key: sysctl.read(name, key) for key in keys}
+    with netns.enter(name):
+        seen = {key: sysctl.read(name, key) for key in keys}
     return {key: value for key, value in seen.items() if value is not None}
 
 
@@ -198,9 +225,9 @@ def _set_up(topology: Topology, rtnl: dict[str, Rtnl], ends: dict[str, int]) -> 
             rtnl[end.node].add_address(ends[str(end)], str(address), end.interface)
     for end in every:
         rtnl[end.node].wait_until_up(ends[str(end)], end.interface)
-        for one in end.addresses:
-            if one.version == 6:
-                rtnl[end.node].wait_until_solicited(str(one.ip))
+    for name, node in rtnl.items():
+        six = [str(one.ip) for end in every if end.node == name for one in end.addresses if one.version == 6]
+        node.wait_until_solicited(six)
     for name, described in topology.nodes.items():
         for route in described.routes:
             rtnl[name].add_route(route.to, route.via)

@@ -18,6 +18,8 @@ NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
 CLIENTS = ("h11", "curl")
 SERVERS = ("h11", "nginx")
 """What `--client` and `--server` choose between."""
+LINKS = ("netlink", "pyroute2")
+"""What `--links` chooses between: kernel/link.py and kernel/reference.py."""
 
 CLOSE_STYLES = ("server-first", "client-first", "race", "reset", "keep-alive")
 """How the built-in server closes; programs/server.py says what each means."""

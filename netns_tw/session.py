@@ -26,6 +26,7 @@ from netns_tw.report import json, text
 from netns_tw.report.live_replay import LiveReplay
 from netns_tw.report.progress import Progress
 from netns_tw.report.run import Run
+from netns_tw.rules import LINKS
 from netns_tw.runs import RunFolder
 
 
@@ -49,6 +50,8 @@ class Wishes:
     """Show each lab as it is while it is replayed."""
     inside: Inside | None = None
     """The lab that is up in which to replay."""
+    links: str | None = None
+    """Who makes the links."""
 
 
 def replay(picked: Sequence[tuple[Lab, Experiment]], wishes: Wishes) -> list[Run]:
@@ -71,6 +74,7 @@ def replay(picked: Sequence[tuple[Lab, Experiment]], wishes: Wishes) -> list[Run
             labs.files_of(lab.topology, one),
             wishes.hold,
             inside=wishes.inside,
+            links=wishes.links or LINKS[0],
         )
         for lab, one in picked
     ]

@@ -110,7 +110,7 @@ def build_pair() -> None:
         for one, index, addresses in ends:
             one.wait_until_up(index, "eth0")
             for v6 in addresses[6]:
-                one.wait_until_solicited(v6)
+                one.wait_until_solicited([v6])
     sysctl.write("left", REUSE, "0")
 
 

@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections import Counter as Tallied
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +29,8 @@ from netns_tw.errors import EnvironmentLacks, InstrumentBroken
 from netns_tw.kernel import libc, netns
 from netns_tw.kernel.capture import Capture, Count
 from netns_tw.kernel.counters import Counters
-from netns_tw.kernel.link import Rtnl
 from netns_tw.kernel.packets import BLOCK_OCTETS, BLOCKS
+from netns_tw.kernel.reference import ReferenceRtnl
 from netns_tw.kernel.sockdiag import SockDiag
 from netns_tw.measure.observer import THE_KERNELS, Observer
 from netns_tw.model import closers, pcapng
@@ -616,16 +616,17 @@ def test_an_interface_that_goes_down_and_comes_back_is_captured_on(tmp_path: Pat
 
     def inside() -> Count:
         build_pair()
-        with begin(tmp_path / "link.pcapng") as capture, Rtnl("left") as left:
+        with begin(tmp_path / "link.pcapng") as capture, closing(ReferenceRtnl("left")) as left:
             listener = listen(RIGHT)
             closed_by_client(listener, RIGHT)
-            index = left._ip.link_lookup(ifname="eth0")[0]
+            ip = left._ip
+            index = ip.link_lookup(ifname="eth0")[0]
             for state in ("down", "up"):
-                left._ip.link("set", index=index, state=state)
+                ip.link("set", index=index, state=state)
             left.wait_until_up(index, "eth0")
             closed_by_server(listener, RIGHT)
             wait_until_the_kernels_are_done()
-            left._ip.link("del", index=index)
+            ip.link("del", index=index)
             return capture.stop()
 
     assert in_sandbox(inside).dropped == 0

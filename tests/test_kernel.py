@@ -13,7 +13,7 @@ import pytest
 from conftest import in_sandbox
 
 from netns_tw.errors import InstrumentBroken, Skip, UsageError
-from netns_tw.kernel import link, netns, sysctl
+from netns_tw.kernel import link, netlink, netns, sysctl
 from netns_tw.kernel.counters import Counters
 from netns_tw.kernel.link import FIRST_INDEX, LOOPBACK_INDEX, Rtnl
 from netns_tw.kernel.sockdiag import SockDiag
@@ -39,8 +39,8 @@ def build_pair() -> None:
             one.add_address(index, f"{addresses[1]}/64", "eth0")
         left.wait_until_up(FIRST_INDEX, "eth0")
         right.wait_until_up(there, "eth0")
-        left.wait_until_solicited(LEFT6)
-        right.wait_until_solicited(RIGHT6)
+        left.wait_until_solicited([LEFT6])
+        right.wait_until_solicited([RIGHT6])
 
 
 def listen(address: str, port: int = 80) -> socket.socket:
@@ -250,7 +250,8 @@ def test_a_kernel_without_veth_is_said_to_lack_it() -> None:
 
             def ask() -> None:
                 with link._in_words("veth left:eth0 - right:eth0"):
-                    left._ip.link("add", ifname="eth0", kind="no-such-kind")
+                    kind = netlink.nested(link.IFLA_LINKINFO, netlink.text(link.INFO_KIND, "no-such-kind"))
+                    left._netlink.ask(link.RTM_NEWLINK, netlink.F_CREATE, bytes(16) + kind)
 
             return error_of(ask)
 

@@ -96,7 +96,7 @@ ALLOWED = {
 """What a module, or every module of a package, may import of the project; the longest name that fits decides."""
 FOREIGN = {
     "argcomplete": {"netns_tw.commands.completion"},
-    "pyroute2": {"netns_tw.kernel.link"},
+    "pyroute2": {"netns_tw.kernel.reference"},
     "nsenter": {"netns_tw.kernel.netns"},
     "h11": set(PROGRAMS),
     "msgspec": {"netns_tw.model.record"},

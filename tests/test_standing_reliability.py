@@ -15,7 +15,7 @@ from world import Command, World, alone, is_only, kill, make_lab
 
 from netns_tw.kernel import libc, netns
 from netns_tw.model import labs
-from netns_tw.standing.bringup import bring_up
+from netns_tw.standing.bringup import How, bring_up
 from netns_tw.standing.entry import Entry
 from netns_tw.standing.roster import Roster
 from netns_tw.wait import wait_until
@@ -103,7 +103,7 @@ def up_and_down(world: World, folder: Path, times: int) -> None:
     roster = Roster()
     for _ in range(times):
         entry = Entry(name="x", lab=topology.name, folder=str(folder))
-        bring_up(topology, entry, roster, may_number=False, is_published=False)
+        bring_up(topology, entry, roster, How())
         assert roster.down("x")
         assert not world.processes()  # and the lab's first process, a child of this one, is waited for
 

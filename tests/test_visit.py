@@ -237,8 +237,8 @@ def test_one_replay_at_a_time_and_an_interrupt_frees_the_stage(fresh: str) -> No
         (["lb3ports/the-log-names-errno-99"], "no claim"),
         ([], "which claim? name one: netns_tw replay --in NAME CLAIM"),
         ([QUICK, SLOW], "which claim? name one: netns_tw replay --in NAME CLAIM"),
-        ([QUICK, "--server", "h11"], "with --in the lab's programs run already: leave out --server and --pcap"),
-        ([QUICK, "--pcap", "packets"], "with --in the lab's programs run already: leave out --server and --pcap"),
+        ([QUICK, "--server", "h11"], "with --in the lab is there already: leave out --server, --links and --pcap"),
+        ([QUICK, "--pcap", "packets"], "with --in the lab is there already: leave out --server, --links and --pcap"),
     ],
 )
 def test_a_wrong_word_of_replay_is_one_message(words: list[str], message: str, labs: Path) -> None:

@@ -25,7 +25,7 @@ from netns_tw.commands.streams import STDOUT
 from netns_tw.errors import UsageError, near_match
 
 PREFIX = "NETNS_TW_"
-OPTIONS = ("client", "server", "jobs", "out", "keep", "pcap", "junit", "html", "ktap", "quiet", "json")
+OPTIONS = ("client", "server", "links", "jobs", "out", "keep", "pcap", "junit", "html", "ktap", "quiet", "json")
 """Long names of the options that have a variable, in every command that has the option."""
 OTHERS = {
     runs.VARIABLE: "the folder of the kept runs (~/.local/state/netns_tw/runs)",

@@ -14,13 +14,14 @@ from netns_tw.commands.report import add_outputs, check_outputs, write_reports
 from netns_tw.commands.streams import hush
 from netns_tw.errors import UsageError
 from netns_tw.model import labs
-from netns_tw.rules import CLIENTS, SERVERS
+from netns_tw.rules import CLIENTS, LINKS, SERVERS
 
 if TYPE_CHECKING:
     from netns_tw.job import Inside
     from netns_tw.model.experiment import Experiment
 
 AT_ONCE = 12
+MADE_BY = "who makes the veth pairs: our own rtnetlink requests, or pyroute2, which is slower (default: netlink)"
 
 
 def declare(add: Add) -> None:
@@ -56,6 +57,7 @@ def _add_options_of_a_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--server", choices=SERVERS, help="all servers built-in, or all nginx (default: as the file says)"
     )
+    command.add_argument("--links", choices=LINKS, help=MADE_BY)
     command.add_argument(
         "-j", "--jobs", type=_positive, default=AT_ONCE, metavar="N", help=f"experiments at once (default: {AT_ONCE})"
     )
@@ -119,9 +121,9 @@ def _replay(given: argparse.Namespace) -> int:
 def _replay_inside(given: argparse.Namespace) -> int:
     if len(given.names) != 1:
         raise UsageError("which claim? name one: netns_tw replay --in NAME CLAIM")
-    if any(getattr(given, one) and one not in given.variables for one in ("server", "pcap")):
-        raise UsageError("with --in the lab's programs run already: leave out --server and --pcap")
-    given.server = given.pcap = None  # a job's variables: they stand back
+    if any(getattr(given, one) and one not in given.variables for one in ("server", "links", "pcap")):
+        raise UsageError("with --in the lab is there already: leave out --server, --links and --pcap")
+    given.server = given.links = given.pcap = None  # a job's variables: they stand back
     from netns_tw.standing import visit
     from netns_tw.standing.roster import Roster
 
@@ -159,6 +161,7 @@ def _run(
         given.pcap,
         given.watch,
         inside,
+        given.links,
     )
     found = session.replay(picked, wishes)
     code = verdict.exit_code([one.judgement for one in found])

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from netns_tw.commands import Add
 from netns_tw.commands.called import called
+from netns_tw.commands.run import MADE_BY
 from netns_tw.errors import EXIT_PASS, NetnsTwError, UsageError
 from netns_tw.model import labs
-from netns_tw.rules import SERVERS
+from netns_tw.rules import LINKS, SERVERS
 
 
 def declare(add: Add) -> None:
@@ -32,6 +33,7 @@ def declare(add: Add) -> None:
         " file says)",
     )
     up.add_argument("--server", choices=SERVERS, help="all servers built-in, or all nginx (default: as the file says)")
+    up.add_argument("--links", choices=LINKS, help=MADE_BY)
     up.add_argument(
         "--named", action="store_true", help="name the nodes /run/netns/NAME-NODE too, for ip netns exec; as root only"
     )
@@ -57,7 +59,7 @@ def _up(given: argparse.Namespace) -> int:
     topology = lab.topology.with_nodes(claim.nodes if claim else {})
     sysctls = settings.by_node(settings.parse(word, topology.nodes) for word in given.set)
     topology = settings.apply(topology, sysctls)
-    from netns_tw.standing.bringup import bring_up, take_down
+    from netns_tw.standing.bringup import How, bring_up, take_down
     from netns_tw.standing.entry import Entry
     from netns_tw.standing.roster import Roster
 
@@ -72,7 +74,8 @@ def _up(given: argparse.Namespace) -> int:
     from netns_tw.report import standing as paper  # before: a signal while it is read would leave the lab up
 
     roster, call_again = Roster(), called()
-    standing = bring_up(topology, entry, roster, may_number=given.name is None, is_published=given.named)
+    how = How(may_number=given.name is None, is_published=given.named, links=given.links or LINKS[0])
+    standing = bring_up(topology, entry, roster, how)
     try:
         if given.json:
             print(json.dumps(paper.as_json(standing), indent=2))

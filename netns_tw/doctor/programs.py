@@ -26,7 +26,8 @@ PROGRAMS = (
     ("ip", "-V", "iproute2", f"ip {INSIDE}, and ip netns exec"),
 )
 PACKAGES = {
-    **dict.fromkeys(("pyroute2", "nsenter", "h11", "msgspec", "rich"), EVERY_LAB),
+    **dict.fromkeys(("nsenter", "h11", "msgspec", "rich"), EVERY_LAB),
+    "pyroute2": "--links pyroute2",
     **dict.fromkeys(("jinja2", "pygal"), "--html"),
     "argcomplete": "completion",
 }
@@ -60,7 +61,7 @@ def _with_version(name: str) -> str:
 
 
 def _import(name: str) -> str:
-    """Import a package and return its version. pyroute2, which takes 0.2 s, is only found here: veth imports it."""
+    """Import a package and return its version. pyroute2, which takes 0.2 s, is only found here."""
     spec = util.find_spec(name)
     if spec is None or spec.origin is None:  # None: an empty folder of that name
         raise EnvironmentLacks("not installed")

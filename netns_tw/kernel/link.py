@@ -1,9 +1,8 @@
-"""Links, addresses and routes by rtnetlink. The only module that imports ``pyroute2``, which takes 0.3 s.
+"""Links, addresses and routes by rtnetlink (rtnetlink(7)): the five requests that a lab is built of.
 
 Both ends of a veth pair are created in place: one RTM_NEWLINK sent inside the first namespace, with the second one's
-fd in the peer's IFLA_NET_NS_FD. So both ends may be called eth0 and nothing passes through a third namespace.
-pyroute2 0.9 passes on no ifindex for the peer; the kernel numbers peers from 2 up, the first ends are numbered here
-from FIRST_INDEX up, so the two always differ.
+fd in the peer's IFLA_NET_NS_FD. So both ends may be called eth0 and nothing passes through a third namespace. Each
+end's ifindex is given, from FIRST_INDEX up, and no two ends of a lab have the same.
 
 An end that is up may still drop its first packet: it keeps the noop qdisc until the kernel's linkwatch work has run,
 which can take a second. RTM_GETLINK *by index* makes the kernel run it (linkwatch_sync_dev, Linux 6.8), on older
@@ -11,6 +10,9 @@ kernels distinct ifindexes on both ends make it urgent; both are done here, and 
 IPv6 addresses are added with IFA_F_NODAD: duplicate address detection would hold them back for a second. Even so the
 kernel joins an address's solicited-node multicast group in a work queue of its own (addrconf_dad_work); a neighbour
 solicitation that comes before is dropped and repeated after a second, so the join is waited for too.
+
+These requests are written here, byte by byte, because pyroute2 takes longer to load than all else together;
+kernel/reference.py has pyroute2 send them, and tests hold the labs that both build against each other.
 """
 
 from __future__ import annotations
@@ -18,20 +20,34 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-from collections.abc import Iterator
+import socket
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from netns_tw.errors import EnvironmentLacks, UsageError
-from netns_tw.kernel import netns
+from netns_tw.kernel import netlink, netns
+from netns_tw.kernel.netlink import Netlink, attribute, nested, text
 from netns_tw.wait import wait_until
 
-IFA_F_NODAD = 0x02
 LOOPBACK_INDEX = 1
 FIRST_INDEX = 1000
 UP_DEADLINE_S = 10.0
+
+RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 18, 20, 24
+IFF_UP = 1
+IFLA_IFNAME, IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_NET_NS_FD = 3, 16, 18, 28
+INFO_KIND, INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+OPERSTATE_UP = 6
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_F_NODAD = 0x02
+RTA_DST, RTA_GATEWAY = 1, 5
+RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
+"""include/uapi/linux/{if,if_link,if_addr,rtnetlink,veth}.h, include/uapi/linux/if.h."""
+
+_IFINFO = struct.Struct("=BxHiII")  # family, hardware type, index, flags, which flags to change
+_IFADDR = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_ROUTE = struct.Struct("=BBBBBBBBI")  # family, lengths of destination and source, tos, table, protocol, scope, type
 
 
 class Rtnl:
@@ -40,10 +56,13 @@ class Rtnl:
     def __init__(self, netns_name: str) -> None:
         self.netns_name = netns_name
         with netns.enter(netns_name):
-            self._ip = IPRoute(ext_ack=True, strict_check=True)
+            self._open()
+
+    def _open(self) -> None:
+        self._netlink = Netlink(socket.NETLINK_ROUTE)
 
     def close(self) -> None:
-        self._ip.close()
+        self._netlink.close()
 
     def __enter__(self) -> Rtnl:
         return self
@@ -52,7 +71,7 @@ class Rtnl:
         self.close()
 
     def add_veth(self, name: str, index: int, peer: Rtnl, peer_name: str) -> int:
-        """Make a veth pair, *name* with ifindex *index* here and *peer_name* there; return the peer's ifindex.
+        """Make a veth pair, *name* with ifindex *index* here and *peer_name* there; return the peer's, *index* + 1.
 
         Raises:
             EnvironmentLacks: this kernel has no veth.
@@ -60,27 +79,51 @@ class Rtnl:
         fd = netns.open_fd(peer.netns_name)
         try:
             with _in_words(f"veth {self.netns_name}:{name} - {peer.netns_name}:{peer_name}"):
-                there = {"ifname": peer_name, "net_ns_fd": fd}
-                self._ip.link("add", ifname=name, index=index, kind="veth", peer=there)
-                return int(peer._ip.link("get", ifname=peer_name)[0]["index"])
+                return self._add_veth(name, index, peer, peer_name, fd)
         finally:
             os.close(fd)
+
+    def _add_veth(self, name: str, index: int, peer: Rtnl, peer_name: str, peer_netns: int) -> int:
+        there = index + 1
+        far = _IFINFO.pack(0, 0, there, 0, 0) + text(IFLA_IFNAME, peer_name)
+        far += attribute(IFLA_NET_NS_FD, struct.pack("=I", peer_netns))
+        kind = text(INFO_KIND, "veth"), nested(INFO_DATA, attribute(VETH_INFO_PEER, far))
+        near = _IFINFO.pack(0, 0, index, 0, 0) + text(IFLA_IFNAME, name) + nested(IFLA_LINKINFO, *kind)
+        self._netlink.ask(RTM_NEWLINK, netlink.F_CREATE | netlink.F_EXCL, near)
+        return there
 
     def set_up(self, index: int, name: str) -> None:
         """Set interface *index* administratively up."""
         with _in_words(f"interface {self.netns_name}:{name}"):
-            self._ip.link("set", index=index, state="up")
+            self._set_up(index)
+
+    def _set_up(self, index: int) -> None:
+        self._netlink.ask(RTM_NEWLINK, 0, _IFINFO.pack(0, 0, index, IFF_UP, IFF_UP))
 
     def add_address(self, index: int, address: str, name: str) -> None:
         """Give interface *index* an address in CIDR notation; usable at once, IPv6 too."""
-        flags = {"flags": IFA_F_NODAD} if ":" in address else {}
         with _in_words(f"address {address} on {self.netns_name}:{name}"):
-            self._ip.addr("add", index=index, address=address, **flags)
+            self._add_address(index, address)
+
+    def _add_address(self, index: int, address: str) -> None:
+        one = ipaddress.ip_interface(address)
+        flags = IFA_F_NODAD if one.version == 6 else 0
+        head = _IFADDR.pack(_family(one), one.network.prefixlen, flags, RT_SCOPE_UNIVERSE, index)
+        both = attribute(IFA_LOCAL, one.packed) + attribute(IFA_ADDRESS, one.packed)
+        self._netlink.ask(RTM_NEWADDR, netlink.F_CREATE | netlink.F_EXCL, head + both)
 
     def add_route(self, to: str, via: str) -> None:
         """Route *to* (CIDR) by the neighbour *via*."""
         with _in_words(f"route to {to} via {via} in {self.netns_name}"):
-            self._ip.route("add", dst=to, gateway=via)
+            self._add_route(to, via)
+
+    def _add_route(self, to: str, via: str) -> None:
+        net = ipaddress.ip_network(to)
+        places = RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST
+        head = _ROUTE.pack(_family(net), net.prefixlen, 0, 0, *places, 0)
+        where = attribute(RTA_DST, net.network_address.packed) if net.prefixlen else b""
+        where += attribute(RTA_GATEWAY, ipaddress.ip_address(via).packed)
+        self._netlink.ask(RTM_NEWROUTE, netlink.F_CREATE | netlink.F_EXCL, head + where)
 
     def wait_until_up(self, index: int, name: str) -> None:
         """Wait until interface *index* passes packets, the first one included.
@@ -88,36 +131,46 @@ class Rtnl:
         Raises:
             DeadlineMissed: operstate was not UP within 10 s.
         """
+        wait_until(lambda: self._is_up(index), f"interface {self.netns_name}:{name} up", UP_DEADLINE_S)
 
-        def is_up() -> bool:
-            return bool(self._ip.link("get", index=index)[0].get_attr("IFLA_OPERSTATE") == "UP")
+    def _is_up(self, index: int) -> bool:
+        (answer,) = self._netlink.ask(RTM_GETLINK, 0, _IFINFO.pack(0, 0, index, 0, 0))
+        return netlink.attributes(answer[_IFINFO.size :]).get(IFLA_OPERSTATE) == bytes([OPERSTATE_UP])
 
-        wait_until(is_up, f"interface {self.netns_name}:{name} up", UP_DEADLINE_S)
-
-    def wait_until_solicited(self, address: str) -> None:
-        """Wait until this namespace answers neighbour solicitations for IPv6 *address*, RFC 4291 section 2.7.1.
+    def wait_until_solicited(self, addresses: Sequence[str]) -> None:
+        """Wait until this namespace answers neighbour solicitations for IPv6 *addresses*, RFC 4291 section 2.7.1.
 
         Raises:
-            DeadlineMissed: its solicited-node multicast group was not joined within 10 s.
+            DeadlineMissed: the solicited-node multicast group of one was not joined within 10 s.
         """
-        group = "ff0200000000000000000001ff" + ipaddress.IPv6Address(address).packed[-3:].hex()
+        awaited = {_solicited_node(one) for one in addresses}
 
-        def has_joined() -> bool:
+        def have_joined() -> bool:
+            if not awaited:
+                return True
             with netns.enter(self.netns_name), open("/proc/thread-self/net/igmp6", encoding="ascii") as groups:
-                return any(line.split()[2] == group for line in groups)
+                return awaited <= {line.split()[2] for line in groups}
 
-        wait_until(has_joined, f"address {address} of {self.netns_name} answers", UP_DEADLINE_S)
+        wait_until(have_joined, f"{self.netns_name} answers for {', '.join(addresses)}", UP_DEADLINE_S)
+
+
+def _solicited_node(address: str) -> str:
+    return "ff0200000000000000000001ff" + ipaddress.IPv6Address(address).packed[-3:].hex()
+
+
+def _family(one: ipaddress._BaseV4 | ipaddress._BaseV6) -> int:
+    return socket.AF_INET6 if one.version == 6 else socket.AF_INET
 
 
 @contextmanager
 def _in_words(subject: str) -> Iterator[None]:
-    """Turn pyroute2's tuples into one message with the errno's name and the kernel's own explanation."""
+    """Turn the kernel's refusal into one message with the errno's name and the kernel's own explanation."""
     try:
         yield
-    except NetlinkError as error:
-        if error.code in (errno.EOPNOTSUPP, errno.ENOTSUP) and subject.startswith("veth"):
+    except OSError as error:
+        code = error.errno or 0
+        if code in (errno.EOPNOTSUPP, errno.ENOTSUP) and subject.startswith("veth"):
             raise EnvironmentLacks(f"{subject}: this kernel has no veth; try: sudo modprobe veth") from error
-        if error.code in (errno.EPERM, errno.EACCES):
+        if code in (errno.EPERM, errno.EACCES):
             raise EnvironmentLacks(f"{subject}: not permitted here; a lab needs CAP_NET_ADMIN") from error
-        name = errno.errorcode.get(error.code, str(error.code))
-        raise UsageError(f"{subject}: {name} ({error.args[-1]})") from error
+        raise UsageError(f"{subject}: {errno.errorcode.get(code, str(code))} ({error.strerror})") from error

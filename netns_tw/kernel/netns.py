@@ -60,17 +60,31 @@ def add(name: str) -> None:
         os.close(home)
 
 
+_inside = ""
+"""The name of the namespace that the main thread has entered."""
+
+
 @contextmanager
 def enter(name: str) -> Iterator[None]:
-    """Be inside namespace *name* for the length of the block. Main thread only; never yield or await in it.
+    """Be inside namespace *name* for the length of the block; where that is so already, nothing is done.
+
+    Main thread only; never yield or await in it.
 
     Raises:
         FileNotFoundError: there is no such namespace.
     """
+    global _inside
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("namespaces are entered from the main thread only")
-    with _ThreadNamespace(str(RUN_NETNS / name), "net"):
+    if name == _inside:
         yield
+        return
+    with _ThreadNamespace(str(RUN_NETNS / name), "net"):
+        before, _inside = _inside, name
+        try:
+            yield
+        finally:
+            _inside = before
 
 
 def open_fd(name: str) -> int:

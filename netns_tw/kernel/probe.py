@@ -59,7 +59,7 @@ def become_nobody() -> None:
 def make_links(nodes: Iterable[str], links: Sequence[tuple[str, str, str, str]]) -> None:
     """Make named namespaces and veth pairs (node, interface, node, interface), and wait until each end is up.
 
-    For use inside a sandbox. Imports pyroute2.
+    For use inside a sandbox.
 
     Raises:
         EnvironmentLacks: this kernel has no veth, or it is not permitted.
@@ -71,7 +71,8 @@ def make_links(nodes: Iterable[str], links: Sequence[tuple[str, str, str, str]])
         netns.add(node)
     rtnl = {node: Rtnl(node) for node in nodes}
     ends = []
-    for index, (node, name, peer, peer_name) in enumerate(links, FIRST_INDEX):
+    for number, (node, name, peer, peer_name) in enumerate(links):
+        index = FIRST_INDEX + 2 * number
         there = rtnl[node].add_veth(name, index, rtnl[peer], peer_name)
         ends += [(rtnl[node], index, name), (rtnl[peer], there, peer_name)]
     for one, index, name in ends:

@@ -15,12 +15,17 @@ from netns_tw.errors import Skip, UsageError, near_match
 from netns_tw.kernel import netns
 from netns_tw.rules import SYSCTL_KERNELS
 
-PROC_SYS = Path("/proc/sys")
+VALUE_BYTES = 1 << 16
+"""More than any value has; ip_local_reserved_ports is the longest."""
 
 
 def path_of(name: str) -> Path:
     """The file of sysctl *name*. Dots separate, as in sysctl(8); interface names with a dot are not supported."""
-    return PROC_SYS.joinpath(*name.split("."))
+    return Path(_file(name))
+
+
+def _file(name: str) -> str:
+    return f"/proc/sys/{name.replace('.', '/')}"
 
 
 def write(netns_name: str, name: str, value: str) -> str:
@@ -32,20 +37,19 @@ def write(netns_name: str, name: str, value: str) -> str:
     """
     where = f"node {netns_name}: {name}"
     with netns.enter(netns_name):
-        path = path_of(name)
-        if not path.is_file():
+        if not os.path.isfile(_file(name)):
             raise Skip(_why_missing(name))
         try:
-            fd = os.open(path, os.O_WRONLY)
+            fd = os.open(_file(name), os.O_RDWR)
             try:
                 os.write(fd, value.encode())
+                seen = _value(fd)
             finally:
                 os.close(fd)
         except OSError as error:
             code = errno.errorcode.get(error.errno or 0, str(error.errno))
             hint = " (read-only in a namespace)" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
             raise UsageError(f"{where} = {value!r}: refused by the kernel with {code}{hint}") from error
-        seen = _fold(path.read_text(encoding="ascii"))
     if seen != _fold(value):
         raise UsageError(f"{where} = {value!r}: the kernel keeps {seen!r} instead")
     return seen
@@ -55,9 +59,19 @@ def read(netns_name: str, name: str) -> str | None:
     """Return sysctl *name* as seen in a namespace, blanks folded; None where this kernel lacks it."""
     with netns.enter(netns_name):
         try:
-            return _fold(path_of(name).read_text(encoding="ascii"))
+            fd = os.open(_file(name), os.O_RDONLY)
         except OSError:
             return None
+        try:
+            return _value(fd)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+
+
+def _value(fd: int) -> str:
+    return _fold(os.pread(fd, VALUE_BYTES, 0).decode("ascii"))
 
 
 def _fold(value: str) -> str:

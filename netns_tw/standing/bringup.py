@@ -51,25 +51,36 @@ class Standing:
     """What differs from the file."""
 
 
-def bring_up(topology: Topology, entry: Entry, roster: Roster, may_number: bool, is_published: bool) -> Standing:
-    """Bring *topology* up under the entry's name; return when every program listens.
+@dataclass(frozen=True)
+class How:
+    """How a lab is to be brought up."""
 
-    *may_number* lets it be NAME-2 where NAME is taken. *is_published* names the nodes NAME-NODE under /run/netns too.
+    may_number: bool = False
+    """It may be NAME-2 where NAME is taken."""
+    is_published: bool = False
+    """The nodes are named NAME-NODE under /run/netns too."""
+    links: str = "netlink"
+    """Who makes its links, one of rules.LINKS."""
+
+
+def bring_up(topology: Topology, entry: Entry, roster: Roster, how: How) -> Standing:
+    """Bring *topology* up under the entry's name; return when every program listens.
 
     Raises:
         UsageError: the name is taken, or a program's configuration is wrong.
         EnvironmentLacks: this machine lacks something, or the roster cannot be written.
         KeyboardInterrupt: a signal came; nothing is left behind.
     """
-    if is_published and os.geteuid() != 0:
+    if how.is_published and os.geteuid() != 0:
         raise UsageError(
             "--named gives the nodes names under /run/netns, which only root may: use sudo, or leave it out"
         )
+    lab.rtnl_by(how.links)  # loaded here, not after the fork
     programs, notes = choose(topology, entry.servers, process.find_program("nginx") is not None)
     place = None
     try:
-        with roster.reserve(replace(entry, nodes=list(topology.nodes), text=topology.text), may_number) as place:
-            built = _come_up(topology, dict(programs), place, is_published)
+        with roster.reserve(replace(entry, nodes=list(topology.nodes), text=topology.text), how.may_number) as place:
+            built = _come_up(lab.RunningLab(topology, dict(programs), links=how.links), place, how.is_published)
         return Standing(place.entry, topology, built["sysctls"], programs, notes)
     except KeyboardInterrupt:
         if place:
@@ -84,10 +95,10 @@ def take_down(entry: Entry, roster: Roster) -> None:
             roster.down(entry.name)
 
 
-def _come_up(topology: Topology, programs: dict[str, Program], place: Place, is_published: bool) -> dict[str, Any]:
+def _come_up(planned: lab.RunningLab, place: Place, is_published: bool) -> dict[str, Any]:
     """Steps 2 to 5; return what was built."""
     with ExitStack() as stack:
-        made = _Made(topology, programs, place, stack)
+        made = _Made(planned, place, stack)
         built = made.wait_until_built()
         pids = {node: made.proof_of(pid) for node, pid in built["pids"].items()}
         place.write(replace(place.entry, programs=pids))
@@ -103,7 +114,7 @@ def _come_up(topology: Topology, programs: dict[str, Program], place: Place, is_
 class _Made:
     """The sandbox on its way up, and the two pipes between its init and the command."""
 
-    def __init__(self, topology: Topology, programs: dict[str, Program], place: Place, stack: ExitStack) -> None:
+    def __init__(self, planned: lab.RunningLab, place: Place, stack: ExitStack) -> None:
         self._report, report = os.pipe()
         orders, self._orders = os.pipe()
         stack.callback(os.close, self._report)
@@ -111,9 +122,7 @@ class _Made:
         kept = (place.lock, place.folder)
         with sandbox.undisturbed():
             try:
-                self._sandbox = sandbox.start(
-                    lambda: _inside(topology, programs, place, orders, report), (*kept, orders, report)
-                )
+                self._sandbox = sandbox.start(lambda: _inside(planned, place, orders, report), (*kept, orders, report))
                 stack.callback(self._end)
             finally:
                 os.close(orders)
@@ -173,10 +182,10 @@ class _Made:
         os.close(self._report)
 
 
-def _inside(topology: Topology, programs: dict[str, Program], place: Place, orders: int, report: int) -> int:
+def _inside(planned: lab.RunningLab, place: Place, orders: int, report: int) -> int:
     """PID 1's main: build the lab, tell what was built, and stay if told so."""
     try:
-        running = lab.RunningLab(topology, programs).__enter__()
+        running = planned.__enter__()
         shells.write()
     except NetnsTwError as error:
         answer.tell_error(report, error)
