@@ -70,7 +70,7 @@ def outcomes(case: Case, judgement: Judgement) -> list[Outcome]:
     budgets = predictions(case)
     found = []
     for number, step in enumerate(case.experiment.steps):
-        succeeded = sum(one.ok for one in case.record.responses_of(number))
+        succeeded = case.record.ok(number)
         is_graded = judgement.verdict in GRADED and number in case.record.steps
         found.append(Outcome(step.requests, succeeded if is_graded else None, budgets[number]))
     return found

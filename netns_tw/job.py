@@ -16,7 +16,7 @@ from netns_tw.kernel import process
 from netns_tw.kernel.inside import Proof
 from netns_tw.model import closers, pcapng
 from netns_tw.model.experiment import Experiment
-from netns_tw.model.record import Built, Captured, Close, Header, Line, Ran, Trouble
+from netns_tw.model.lines import Built, Captured, Close, Header, Line, Ran, Trouble
 from netns_tw.model.topology import HttpProxy, HttpServer, Program, Topology
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from contextlib import suppress
 from netns_tw.job import Files, Job, carry_out
 from netns_tw.kernel import inside, process, sandbox
 from netns_tw.kernel.sandbox import Sandbox
-from netns_tw.model.record import End, Line, Record, Trouble, from_json, to_json
+from netns_tw.model.lines import End, Line, Trouble, from_json, to_json
+from netns_tw.model.record import Record
 
 READ_BYTES = 1 << 16
 

@@ -10,22 +10,39 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
-from netns_tw.errors import InstrumentBroken, Skip, near_match
-from netns_tw.kernel import process
+from netns_tw.errors import InstrumentBroken, Skip, UsageError, near_match
+from netns_tw.kernel import netns, process
 from netns_tw.kernel.sockdiag import TcpSocket
 from netns_tw.lab import RunningLab, RunningNode, built_in, kernel_release
-from netns_tw.measure import canary
-from netns_tw.measure.observer import wait_until_settled
+from netns_tw.measure import canary, cost
+from netns_tw.measure.observer import Look, wait_until_settled
 from netns_tw.measure.sampler import Sampler
 from netns_tw.model.experiment import Counter, Experiment, Step
-from netns_tw.model.record import BEFORE, Canary, Dump, End, Line, Response, Row, Sample, Snapshot, StepEnd
-from netns_tw.rules import RUN
+from netns_tw.model.lines import (
+    BEFORE,
+    Batch,
+    Canary,
+    Cost,
+    Dump,
+    End,
+    KindRow,
+    Line,
+    Response,
+    Row,
+    Sample,
+    Snapshot,
+    StepEnd,
+)
+from netns_tw.model.topology import destination
+from netns_tw.rules import BARE, RUN
 
 Emit = Callable[[Line], None]
 READ_BYTES = 1 << 16
@@ -52,6 +69,8 @@ class Replay:
         self._emit, self._zero_ms = emit, zero_ms
         observers = {name: node.observer for name, node in lab.nodes.items()}
         self._sampler = Sampler(observers, self._on_gauges, self._on_sockets)
+        self._listeners: dict[str, socket.socket] = {}
+        """By URL: what listens for the steps that make bare connections."""
 
     def run(self) -> None:
         """Carry out every step and emit what happened.
@@ -61,16 +80,48 @@ class Replay:
             InstrumentBroken: the client ended early, or the instruments disagree.
         """
         self._check_counters()
-        self._test_instruments("before")
-        self._look(BEFORE)
+        with ExitStack() as undo:
+            self._listen(undo)
+            self._test_instruments("before")
+            self._look(BEFORE)
+            self._steps()
+            self._test_instruments("after")
+
+    def _listen(self, undo: ExitStack) -> None:
+        """Listen where bare connections will lead, until all is over: what they leave is known by that port.
+
+        Raises:
+            UsageError: a program of the node listens there.
+        """
+        for step in self._experiment.steps:
+            if step.client == BARE and step.url not in self._listeners:
+                to = destination(step.url)
+                node = self._lab.topology.owner_of(to.address)
+                assert node is not None
+                family = socket.AF_INET6 if ":" in to.address else socket.AF_INET
+                try:
+                    with netns.enter(node):
+                        one = socket.create_server((to.address, to.port), family=family)
+                except OSError as error:
+                    raise UsageError(f"step {step.name!r}: cannot listen on {to} of node {node}: {error}") from error
+                self._listeners[step.url] = undo.enter_context(one)
+
+    def _steps(self) -> None:
+        self._costs(BEFORE)
         for number, step in enumerate(self._experiment.steps):
             began = self._now_ms()
             self._requests(step, number)
             ended = self._now_ms()
             settled = wait_until_settled([node.observer for node in self._lab.nodes.values()])
             self._look(number)
+            self._costs(number)
             self._emit(StepEnd(number, step.name, began, ended, settled))
-        self._test_instruments("after")
+
+    def _costs(self, number: int) -> None:
+        """Measure what the sockets cost, where an experiment makes bare connections: that is what it is about."""
+        for name, node in self._lab.nodes.items() if self._listeners else ():
+            found = cost.measure(node.observer)
+            self._emit(Cost(number, self._now_ms(), name, *found))
 
     def end(self) -> End:
         """The record's last line."""
@@ -106,10 +157,11 @@ class Replay:
             self._emit(self._snapshot(node, step))
 
     def _snapshot(self, node: RunningNode, step: int) -> Snapshot:
-        sockets, time_wait = node.observer.read()
+        seen = node.observer.read()
         counters = {name: number for name, number in node.observer.counters.read().items() if number}
         at_ms = self._since_zero(node.observer.read_at_ms)
-        return Snapshot(step, at_ms, node.name, rows(sockets), counters, time_wait, node.new_log_lines())
+        lines = node.new_log_lines()
+        return Snapshot(step, at_ms, node.name, rows(seen.sockets), counters, seen.time_wait, lines, kinds(seen))
 
     def _on_gauges(
         self, node: str, at_ms: float, time_wait: int, established: int, counters: Mapping[str, int]
@@ -123,7 +175,9 @@ class Replay:
     def _requests(self, step: Step, number: int) -> None:
         """Run the step's client in its node and emit a response for each of its lines."""
         log = RUN / step.node / f"client-{number}.log"
-        child = process.spawn(step.node, client_argv(step, self._choices), log, stdout=subprocess.PIPE)
+        listener = self._listeners[step.url].fileno() if step.client == BARE else -1
+        argv, inherited = client_argv(step, self._choices, listener), (listener,) if listener >= 0 else ()
+        child = process.spawn(step.node, argv, log, stdout=subprocess.PIPE, inherited=inherited)
         try:
             assert child.stdout is not None
             count = 0
@@ -131,8 +185,8 @@ class Replay:
                 for line in self._lines(child.stdout.fileno()):
                     found = json.loads(line)
                     found |= {"at_ms": self._since_zero(found["at_ms"]), "took_ms": round(found["took_ms"], 3)}
-                    self._emit(Response(step=number, **found))
-                    count += 1
+                    self._emit(Batch(step=number, **found) if listener >= 0 else Response(step=number, **found))
+                    count += found.get("count", 1)
             child.wait()
         finally:
             process.end(child)
@@ -162,8 +216,24 @@ def rows(sockets: list[TcpSocket]) -> list[Row]:
     return [tuple(one) for one in sockets]  # type: ignore[misc]
 
 
-def client_argv(step: Step, choices: Choices) -> list[str]:
-    """The argv of a step's client."""
+def kinds(look: Look) -> list[KindRow]:
+    """What a crowded node has, as a record has it."""
+    return [(*kind, count) for kind, count in look.kinds.items()]
+
+
+def _bare_argv(step: Step, listener: int) -> list[str]:
+    argv = built_in(BARE, "--listener", str(listener), "--requests", str(step.requests), "--closes", step.closes)
+    ports = (step.source_ports[0], step.source_ports[-1]) if step.source_ports else None
+    for option, found in (("--source-ports", ports), ("--port-range", step.port_range)):
+        if found:
+            argv += [option, f"{found[0]}-{found[1]}"]
+    return [*argv, "--timeout-ms", str(step.timeout_ms)]
+
+
+def client_argv(step: Step, choices: Choices, listener: int = -1) -> list[str]:
+    """The argv of a step's client; of one that makes bare connections with the socket that listens for them."""
+    if step.client == BARE:
+        return _bare_argv(step, listener)
     argv = built_in(choices.client or step.client, step.url, "--requests", str(step.requests))
     argv += ["--interval-ms", repr(step.interval_ms), "--http", step.http, "--timeout-ms", str(step.timeout_ms)]
     if step.concurrency > 1:

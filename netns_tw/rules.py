@@ -18,6 +18,10 @@ NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
 CLIENTS = ("h11", "curl")
 SERVERS = ("h11", "nginx")
 """What `--client` and `--server` choose between."""
+BARE = "bare"
+"""A step's client that makes connections and sends nothing (programs/bare.py); no `--client` replaces it."""
+CLOSERS = ("server", "client")
+"""Who closes a bare connection first."""
 LINKS = ("netlink", "pyroute2")
 """What `--links` chooses between: kernel/link.py and kernel/reference.py."""
 

@@ -15,10 +15,8 @@ had expired meanwhile.
 
 from __future__ import annotations
 
-import re
-from collections import Counter as Tally
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from netns_tw.errors import (
     EXIT_BROKEN,
@@ -28,21 +26,12 @@ from netns_tw.errors import (
     EXIT_PASS,
     EXIT_USAGE,
 )
-from netns_tw.model import expression
-from netns_tw.model.experiment import (
-    COMPARISONS,
-    Counter,
-    Expectation,
-    Experiment,
-    Log,
-    Responses,
-    Sockets,
-    Subject,
-)
-from netns_tw.model.record import BEFORE, Record, Response, Snapshot
+from netns_tw.model.experiment import Experiment
+from netns_tw.model.lines import BEFORE
+from netns_tw.model.record import Record
 from netns_tw.model.topology import Topology
+from netns_tw.scope import Finding, Scope
 
-MAX_EVIDENCE_LINES = 2
 EXIT_CODES = {
     "pass": EXIT_PASS,
     "fail": EXIT_FAIL,
@@ -52,19 +41,6 @@ EXIT_CODES = {
     "inconclusive": EXIT_INCONCLUSIVE,
 }
 GRAVEST_FIRST = ("broken", "error", "fail", "inconclusive")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One expectation held against the record."""
-
-    expectation: Expectation
-    holds: bool
-    actual: int
-    expected: str
-    """In words, ``== usable_ports = 2``."""
-    evidence: list[str] = field(default_factory=list)
-    """Log lines that were counted, at most two."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +102,8 @@ def _elsewhere(record: Record) -> str:
     if record.built and record.built.differs:
         return f"lab {name} is not as the claim has it: {'; '.join(record.built.differs)}"
     for (step, node), seen in record.snapshots.items():
-        used = Tally(row[0] for row in seen.sockets if row[0] != "listening")
+        used = seen.states
+        del used["listening"]
         if step == BEFORE and used:
             words = ", ".join(f"{count} {state}" for state, count in used.items())
             return (
@@ -171,112 +148,6 @@ def exit_code(judgements: Sequence[Judgement]) -> int:
     return EXIT_PASS
 
 
-class Scope:
-    """One step of a record, or all of it: what its names and subjects count."""
-
-    def __init__(self, record: Record, experiment: Experiment, topology: Topology, step: str | None) -> None:
-        names = [one.name for one in experiment.steps]
-        self._record, self._experiment, self._topology = record, experiment, topology
-        self.first = names.index(step) if step is not None else 0
-        self.last = self.first if step is not None else len(names) - 1
-        number = self.first if step is not None else None
-        self.responses = sorted(record.responses_of(number), key=lambda one: (one.step, one.index))
-
-    def find(self, expectation: Expectation) -> Finding:
-        """Hold *expectation* against this scope."""
-        actual = self.count(expectation.subject)
-        values = self._values(expectation)
-        holds = True
-        words = []
-        for key, text in expectation.comparisons.items():
-            limit = expression.evaluate(text, values)
-            holds = holds and _compare(key, actual, limit)
-            words.append(f"{COMPARISONS[key]} {text}" + ("" if text == str(limit) else f" = {limit}"))
-        return Finding(expectation, holds, actual, " and ".join(words), self._evidence(expectation.subject))
-
-    def count(self, subject: Subject) -> int:
-        """Count what *subject* names."""
-        if isinstance(subject, Responses):
-            return sum(_matches(one, subject) for one in self._eligible(subject))
-        if isinstance(subject, Sockets):
-            return sum(_is(row, subject) for row in self._snapshot(self.last, subject.node).sockets)
-        if isinstance(subject, Counter):
-            before = self._snapshot(self.first - 1, subject.node).counters.get(subject.name, 0)
-            return self._snapshot(self.last, subject.node).counters.get(subject.name, 0) - before
-        if isinstance(subject, Log):
-            return len(self._lines(subject))
-        return expression.evaluate(subject.expression, self._all_values(expression.names(subject.expression)))
-
-    def _snapshot(self, step: int, node: str) -> Snapshot:
-        return self._record.snapshots[max(step, BEFORE), node]
-
-    def _lines(self, subject: Log) -> list[str]:
-        pattern = re.compile(subject.pattern)
-        steps = range(self.first, self.last + 1)
-        return [line for step in steps for line in self._snapshot(step, subject.node).log if pattern.search(line)]
-
-    def _evidence(self, subject: Subject) -> list[str]:
-        return self._lines(subject)[:MAX_EVIDENCE_LINES] if isinstance(subject, Log) else []
-
-    def _eligible(self, subject: Responses) -> Sequence[Response]:
-        if not subject.after_first_failure:
-            return self.responses
-        first = next((number for number, one in enumerate(self.responses) if not one.ok), len(self.responses))
-        return self.responses[first + 1 :]
-
-    def _values(self, expectation: Expectation) -> dict[str, int]:
-        used: set[str] = set()
-        for text in expectation.comparisons.values():
-            used |= expression.names(text)
-        return self._all_values(used)
-
-    def _all_values(self, used: set[str]) -> dict[str, int]:
-        """The values of the names *used*; only these are computed."""
-        values = dict(self._response_values())
-        values.update({name: values.get(name, 0) for name in used if name.startswith(expression.STATUS_PREFIX)})
-        if self._experiment.ports_of and any(name.startswith("usable_ports") for name in used):
-            ports = self._topology.usable_ports(self._experiment.ports_of)
-            values.update(usable_ports=ports.most, usable_ports_min=ports.least, usable_ports_max=ports.most)
-        values.update({name: self.count(one) for name, one in self._experiment.measures.items() if name in used})
-        return {name: values.get(name, 0) for name in used}
-
-    def _response_values(self) -> Tally[str]:
-        """requests, ok, failed, elapsed_ms, status_N for every status and one by every errno's name."""
-        values: Tally[str] = Tally()
-        for one in self.responses:
-            values["requests"] += 1
-            values["ok" if one.ok else "failed"] += 1
-            values[f"{expression.STATUS_PREFIX}{one.status}" if one.status is not None else str(one.errno)] += 1
-        values["elapsed_ms"] = round(self._record.span_ms(self.first, self.last))
-        return values
-
-
-def _compare(key: str, actual: int, limit: int) -> bool:
-    if key == "equals":
-        return actual == limit
-    return actual >= limit if key == "at_least" else actual <= limit
-
-
-def _matches(one: Response, wanted: Responses) -> bool:
-    return (
-        (wanted.status is None or one.status == wanted.status)
-        and (wanted.ok is None or one.ok == wanted.ok)
-        and (wanted.errno is None or one.errno == wanted.errno)
-        and (wanted.call is None or one.call == wanted.call)
-    )
-
-
-def _is(row: Sequence[str | int], wanted: Sockets) -> bool:
-    state, _, local_port, remote, remote_port, _ = row
-    whole = f"[{remote}]:{remote_port}" if ":" in str(remote) else f"{remote}:{remote_port}"
-    return (
-        state == wanted.state
-        and (wanted.remote is None or wanted.remote in (remote, whole))
-        and (wanted.local_port is None or wanted.local_port == local_port)
-    )
-
-
-def outcome_words(responses: Sequence[Response]) -> str:
-    """Responses as the source would have counted them: ``11 x 404, 9 x EADDRNOTAVAIL``."""
-    tally = Tally(str(one.status) if one.status is not None else str(one.errno) for one in responses)
-    return ", ".join(f"{count} x {word}" for word, count in sorted(tally.items(), key=lambda pair: pair[0]))
+def outcome_words(outcomes: Mapping[str, int]) -> str:
+    """Outcomes as the source would have counted them: ``11 x 404, 9 x EADDRNOTAVAIL``."""
+    return ", ".join(f"{count} x {word}" for word, count in sorted(outcomes.items()))

@@ -20,7 +20,8 @@ from netns_tw.evidence.portmap import Interval
 from netns_tw.lab import RunningLab
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment, Step
-from netns_tw.model.record import Built, End, Line, Record, Response, Row, Snapshot, StepEnd
+from netns_tw.model.lines import Built, End, Line, Response, Row, Snapshot, StepEnd
+from netns_tw.model.record import Record
 from netns_tw.model.topology import Endpoint, Link, Listen, Node, Topology
 from netns_tw.programs.choice import choose
 from netns_tw.replay import Choices, Replay, now_ms

@@ -11,7 +11,7 @@ from typing import Any
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
-from netns_tw.model.record import (
+from netns_tw.model.lines import (
     Built,
     Canary,
     Captured,
@@ -20,7 +20,6 @@ from netns_tw.model.record import (
     Header,
     Line,
     Ran,
-    Record,
     Response,
     Row,
     Sample,
@@ -28,6 +27,7 @@ from netns_tw.model.record import (
     StepEnd,
     Trouble,
 )
+from netns_tw.model.record import Record
 from netns_tw.report.run import Run
 from netns_tw.verdict import judge
 

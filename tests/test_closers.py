@@ -36,15 +36,15 @@ from evidence_records import (
 from netns_tw.evidence.case import Case
 from netns_tw.evidence.closers import Closes, closes
 from netns_tw.evidence.counting import ENTRIES
-from netns_tw.evidence.traffic import destination
 from netns_tw.job import Job, carry_out
 from netns_tw.kernel import netns, sysctl
 from netns_tw.kernel.link import LOOPBACK_INDEX, Rtnl
 from netns_tw.measure.observer import Observer
 from netns_tw.model.experiment import Step
+from netns_tw.model.lines import Captured, Close, Dump, Row
 from netns_tw.model.ports import Bounds
-from netns_tw.model.record import Captured, Close, Dump, Record, Row
-from netns_tw.model.topology import HttpProxy, HttpServer, Listen, Node, Programs, Topology
+from netns_tw.model.record import Record
+from netns_tw.model.topology import HttpProxy, HttpServer, Listen, Node, Programs, Topology, destination
 from netns_tw.wait import wait_until
 
 HTTP = listening(80)

@@ -99,13 +99,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PATH with ``netns-tw`` on it, the console script of this checkout."""
+    """A PATH with ``netns-tw`` on it, the console script of this checkout, and a ``sudo``: fish asks if there is one."""
     script = tmp_path_factory.mktemp("bin") / "netns-tw"
     script.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
         "from netns_tw.__main__ import main\nsys.exit(main())\n"
     )
     script.chmod(0o755)
+    (script.parent / "sudo").symlink_to("/bin/false")
     return f"{script.parent}:{os.environ['PATH']}"
 
 

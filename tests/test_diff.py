@@ -22,7 +22,7 @@ from test_saved import (
     run_of,
 )
 
-from netns_tw.model.record import Header, Line, Response, Sample, Snapshot, StepEnd, Trouble
+from netns_tw.model.lines import Header, Line, Response, Sample, Snapshot, StepEnd, Trouble
 from netns_tw.report import diff, text
 from netns_tw.report.run import Run
 

@@ -30,7 +30,8 @@ from netns_tw.evidence.case import Case, plural
 from netns_tw.evidence.explain import RULES, explain
 from netns_tw.evidence.timeline import timeline
 from netns_tw.model.experiment import Step
-from netns_tw.model.record import BEFORE, Dump, Header, Line, Record, Row, Snapshot
+from netns_tw.model.lines import BEFORE, Dump, Header, Line, Row, Snapshot
+from netns_tw.model.record import Record
 from netns_tw.model.topology import HttpProxy, HttpServer, Listen, Node, Programs, Topology
 
 HTTP = listening(80)

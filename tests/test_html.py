@@ -25,18 +25,7 @@ from html_pages import (
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
-from netns_tw.model.record import (
-    Built,
-    Dump,
-    End,
-    Header,
-    Line,
-    Response,
-    Sample,
-    Snapshot,
-    StepEnd,
-    Trouble,
-)
+from netns_tw.model.lines import Built, Dump, End, Header, Line, Response, Sample, Snapshot, StepEnd, Trouble
 from netns_tw.model.topology import Topology
 from netns_tw.report import html, sections
 

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 import pytest
 from test_saved import BUILT, CLAIM, DIRECT, HEADER, HOSTILE, LABS, LINES, START, lines_of, replace_line, run_of
 
-from netns_tw.model.record import Line, Trouble
+from netns_tw.model.lines import Line, Trouble
 from netns_tw.report import junit
 from netns_tw.report.run import Run
 from netns_tw.verdict import Judgement

@@ -147,8 +147,8 @@ def test_a_blinded_reader_is_broken_never_believed() -> None:
     """A dump that misses the TIME_WAIT sockets disagrees with sockstat: InstrumentBroken names both numbers."""
 
     class Blind(SockDiag):
-        def dump(self, states: int = 0xFFF) -> list:  # type: ignore[type-arg]
-            return [one for one in super().dump(states) if one.state != "time-wait"]
+        def dump(self, states: int = 0xFFF, local_port: int = 0) -> list:  # type: ignore[type-arg]
+            return [one for one in super().dump(states, local_port) if one.state != "time-wait"]
 
     def inside() -> str:
         build_pair()

@@ -12,7 +12,7 @@ from test_saved import CLAIM, DIRECT, HEADER, HOSTILE, LINES, SHIPPED, lines_of,
 
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
-from netns_tw.model.record import StepEnd, Trouble
+from netns_tw.model.lines import StepEnd, Trouble
 from netns_tw.report import ktap
 from netns_tw.report.run import Run
 from netns_tw.verdict import Judgement

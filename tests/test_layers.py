@@ -18,12 +18,12 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 UNDER_ALL = ("netns_tw.errors", "netns_tw.wait", "netns_tw.rules")
 PROGRAMS = tuple(
     f"netns_tw.programs.{name}"
-    for name in ("http11", "memo", "closing", "outcome", "server", "client", "proxy", "curl", "__main__")
+    for name in ("http11", "memo", "closing", "outcome", "server", "client", "proxy", "curl", "bare", "__main__")
 )
 LAB = ("netns_tw.kernel", "netns_tw.measure", "netns_tw.model", "netns_tw.programs", *UNDER_ALL)
 JOB = ("netns_tw.replay", "netns_tw.standing.stage", "netns_tw.lab", *LAB)
 PARALLEL = ("netns_tw.job", *JOB)
-EVIDENCE = ("netns_tw.evidence", "netns_tw.model", "netns_tw.verdict", "netns_tw.errors")
+EVIDENCE = ("netns_tw.evidence", "netns_tw.model", "netns_tw.verdict", "netns_tw.scope", "netns_tw.errors")
 REPORT = ("netns_tw.report", *EVIDENCE)
 SESSION = ("netns_tw.parallel", "netns_tw.runs", *PARALLEL, *REPORT)
 ROSTER = (
@@ -66,7 +66,8 @@ ALLOWED = {
     "netns_tw.measure": ("netns_tw.measure", "netns_tw.kernel", "netns_tw.errors", "netns_tw.wait"),
     "netns_tw.lab": LAB,
     "netns_tw.replay": ("netns_tw.lab", *LAB),
-    "netns_tw.verdict": ("netns_tw.model", "netns_tw.errors"),
+    "netns_tw.scope": ("netns_tw.model",),
+    "netns_tw.verdict": ("netns_tw.scope", "netns_tw.model", "netns_tw.errors"),
     "netns_tw.evidence": EVIDENCE,
     "netns_tw.job": JOB,
     "netns_tw.parallel": PARALLEL,
@@ -99,7 +100,7 @@ FOREIGN = {
     "pyroute2": {"netns_tw.kernel.reference"},
     "nsenter": {"netns_tw.kernel.netns"},
     "h11": set(PROGRAMS),
-    "msgspec": {"netns_tw.model.record"},
+    "msgspec": {"netns_tw.model.lines"},
     "jinja2": {"netns_tw.report.html"},
     "pygal": {"netns_tw.report.charts"},
     "rich": {

@@ -10,7 +10,7 @@ from evidence_records import DIRECT, LB, accepted, listening, row, rows, topolog
 from netns_tw.evidence.live import LiveLab
 from netns_tw.evidence.live_node import NEAREST, REMOTES
 from netns_tw.model.experiment import Step
-from netns_tw.model.record import Built, Dump, End, Line, Ran, Response, Row, Sample, Snapshot, StepEnd, Trouble
+from netns_tw.model.lines import Built, Dump, End, Line, Ran, Response, Row, Sample, Snapshot, StepEnd, Trouble
 from netns_tw.model.topology import Topology
 from netns_tw.report.live_frame import Head, frame
 from netns_tw.report.live_lines import Changes, node_line

@@ -23,7 +23,7 @@ from evidence_records import rows
 from netns_tw import parallel
 from netns_tw.job import Job
 from netns_tw.model import labs
-from netns_tw.model.record import Built, Dump, Header, Line, Response, Trouble, to_json
+from netns_tw.model.lines import Built, Dump, Header, Line, Response, Trouble, to_json
 from netns_tw.parallel import Watcher
 from netns_tw.wait import wait_until
 

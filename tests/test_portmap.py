@@ -34,7 +34,7 @@ from netns_tw.evidence.case import Case
 from netns_tw.evidence.portmap import PortMap
 from netns_tw.evidence.refused import Refused
 from netns_tw.model.experiment import Step
-from netns_tw.model.record import Dump, Response, Row
+from netns_tw.model.lines import Dump, Response, Row
 from netns_tw.model.topology import HttpProxy, HttpServer, Listen, Node, Programs, Topology
 
 TO, TO_BACKEND, LB_UP = f"{SERVER}:80", "198.18.2.2:80", "198.18.2.1"

@@ -11,7 +11,8 @@ from netns_tw.evidence.case import Case
 from netns_tw.evidence.prediction import Prediction, predictions
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment
-from netns_tw.model.record import BEFORE, Built, Ran, Record, Response, Snapshot, StepEnd
+from netns_tw.model.lines import BEFORE, Built, Ran, Response, Snapshot, StepEnd
+from netns_tw.model.record import Record
 from netns_tw.model.topology import Listen, Nginx
 from netns_tw.programs.nginx import UNLIMITED, kept
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netns_tw.model.record import (
+from netns_tw.model.lines import (
     Built,
     Canary,
     Captured,
@@ -13,16 +13,15 @@ from netns_tw.model.record import (
     Header,
     Line,
     Ran,
-    Record,
     Response,
     Sample,
     Snapshot,
     StepEnd,
     Trouble,
-    format_of,
     from_json,
     to_json,
 )
+from netns_tw.model.record import Record, format_of
 
 HOSTILE = 'a"b\\c\nd\re\x00\x1b[31m\u2028\U0001f600</script>{"kind":"end"}'
 LINES: list[Line] = [

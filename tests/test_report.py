@@ -15,7 +15,8 @@ from rich.console import RenderableType
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment, Log
 from netns_tw.model.labs import Lab
-from netns_tw.model.record import Built, Canary, End, Header, Line, Ran, Record, Response, Snapshot, StepEnd, Trouble
+from netns_tw.model.lines import Built, Canary, End, Header, Line, Ran, Response, Snapshot, StepEnd, Trouble
+from netns_tw.model.record import Record
 from netns_tw.report import diagram, text
 from netns_tw.report import json as json_report
 from netns_tw.report.run import Run

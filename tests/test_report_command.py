@@ -22,7 +22,7 @@ from test_saved import CLAIM, DIRECT, HEADER, HOSTILE, LABS, LINES, NAME, lines_
 from netns_tw import cli
 from netns_tw.commands import report
 from netns_tw.errors import UsageError
-from netns_tw.model.record import Line, StepEnd, Trouble
+from netns_tw.model.lines import Line, StepEnd, Trouble
 from netns_tw.report import ktap
 
 FAILING = list(lines_of(DIRECT, CLAIM, (11, 20)))

@@ -15,7 +15,7 @@ from conftest import ROOT, netns_tw
 
 from netns_tw import runs
 from netns_tw.errors import UsageError
-from netns_tw.model.record import End, Header, from_json
+from netns_tw.model.lines import End, Header, from_json
 
 
 @pytest.fixture

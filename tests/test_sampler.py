@@ -203,10 +203,10 @@ class Late(SockDiag):
 
     late_s = 3 * SAME_TIMER_MS / 1000
 
-    def dump(self, states: int = ALL_STATES) -> list[TcpSocket]:
+    def dump(self, states: int = ALL_STATES, local_port: int = 0) -> list[TcpSocket]:
         due = time.monotonic() + self.late_s
         wait_until(lambda: time.monotonic() >= due, "the reader has its turn", ROUND_S)
-        return super().dump(states)
+        return super().dump(states, local_port)
 
 
 def test_a_late_reading_is_no_change() -> None:

@@ -24,7 +24,7 @@ from netns_tw.errors import UsageError
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
-from netns_tw.model.record import (
+from netns_tw.model.lines import (
     BEFORE,
     Built,
     Canary,
@@ -34,7 +34,6 @@ from netns_tw.model.record import (
     Header,
     Line,
     Ran,
-    Record,
     Response,
     Row,
     Sample,
@@ -44,6 +43,7 @@ from netns_tw.model.record import (
     from_json,
     to_json,
 )
+from netns_tw.model.record import Record
 from netns_tw.report import diff, html, junit, ktap, saved, text
 from netns_tw.report import json as json_report
 from netns_tw.report.run import Run

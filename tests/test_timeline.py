@@ -29,7 +29,8 @@ from evidence_records import (
 from netns_tw.evidence.case import Case
 from netns_tw.evidence.timeline import NodeTimeline, Points, Timeline, thinned, timeline
 from netns_tw.model.experiment import Experiment, Step
-from netns_tw.model.record import Dump, Line, Record, Response, Sample
+from netns_tw.model.lines import Dump, Line, Response, Sample
+from netns_tw.model.record import Record
 from netns_tw.model.topology import HttpProxy, HttpServer, Listen, Node, Programs
 
 TO, TO6 = f"{SERVER}:80", f"[{SERVER6}]:80"

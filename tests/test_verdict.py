@@ -20,7 +20,8 @@ from netns_tw.model.experiment import (
     Subject,
     Value,
 )
-from netns_tw.model.record import Canary, End, Record, Response, Row, Snapshot, StepEnd, Trouble
+from netns_tw.model.lines import Canary, End, Response, Row, Snapshot, StepEnd, Trouble
+from netns_tw.model.record import Record
 from netns_tw.model.topology import Endpoint, Link, Node, Topology
 from netns_tw.verdict import Judgement, judge
 
@@ -265,4 +266,4 @@ def test_the_gravest_verdict_gives_the_exit_code(verdicts: str, code: int) -> No
 
 def test_outcome_words() -> None:
     """Responses are counted in the source's words: statuses first, then errnos."""
-    assert verdict.outcome_words(record().responses) == "2 x 200, 1 x 404, 1 x 502, 1 x EADDRNOTAVAIL"
+    assert verdict.outcome_words(record().outcomes(None)) == "2 x 200, 1 x 404, 1 x 502, 1 x EADDRNOTAVAIL"

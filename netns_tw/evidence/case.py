@@ -9,12 +9,13 @@ from functools import cached_property
 from netns_tw.evidence.closers import Closes, closes
 from netns_tw.evidence.portmap import PortMap, port_maps
 from netns_tw.evidence.refused import Refused, refusals
-from netns_tw.evidence.traffic import destination, growth
+from netns_tw.evidence.traffic import growth
 from netns_tw.model.budget import DEFAULT_DELAY_MS
 from netns_tw.model.experiment import Experiment
+from netns_tw.model.lines import BEFORE, Row
 from netns_tw.model.ports import Bounds
-from netns_tw.model.record import BEFORE, Record, Row
-from netns_tw.model.topology import TW_REUSE_DELAY, Topology
+from netns_tw.model.record import Record
+from netns_tw.model.topology import TW_REUSE_DELAY, Topology, destination
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Case:
         found = 0
         for number, step in enumerate(self.experiment.steps):
             if opener in (step.node, self.topology.owner_of(destination(step.url).address)):
-                found += sum(one.ok for one in self.record.responses_of(number))
+                found += self.record.ok(number)
         return found
 
     @cached_property

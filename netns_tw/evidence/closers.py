@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from netns_tw.evidence.counting import Ends, counted
 from netns_tw.evidence.traffic import OPEN, Flow, StepEvidence
+from netns_tw.model.lines import BEFORE, Captured, Close
 from netns_tw.model.ports import Bounds
-from netns_tw.model.record import BEFORE, Captured, Close, Record
+from netns_tw.model.record import Record
 from netns_tw.model.topology import Topology
 
 
@@ -49,13 +50,17 @@ class Closes:
 
 
 def closes(record: Record, topology: Topology, step: int) -> list[Closes]:
-    """How the connections of each flow of *step* ended; a captured link's exactly. Empty if the step is not whole."""
+    """How the connections of each flow of *step* ended; a captured link's exactly. Empty if the step is not whole.
+
+    Empty too where an opener has more sockets than are listed: which of them are whose cannot be told.
+    """
     try:
         evidence = StepEvidence(record, topology, step)
+        course = counted(evidence)
     except KeyError:
         return []
     found = []
-    for flow, ends in counted(evidence).items():
+    for flow, ends in course.items():
         one = Closes(
             step, flow.name, flow.opener, flow.acceptor, ends.opened, ends.by_opener, ends.by_acceptor,
             ends.simultaneous, ends.reset, ends.open, _proof(evidence, ends, flow),

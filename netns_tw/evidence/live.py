@@ -14,7 +14,7 @@ from netns_tw.evidence.live_node import LiveNode
 from netns_tw.evidence.live_requests import LiveRequests
 from netns_tw.model.budget import DEFAULT_DELAY_MS
 from netns_tw.model.experiment import Step
-from netns_tw.model.record import Built, Dump, End, Line, Response, Sample, Snapshot, StepEnd, Trouble
+from netns_tw.model.lines import Batch, Built, Dump, End, Line, Response, Sample, Snapshot, StepEnd, Trouble
 from netns_tw.model.topology import TIMESTAMPS, TW_REUSE, TW_REUSE_DELAY, Listen, Node, Topology
 
 LOG_LINES = 20
@@ -44,6 +44,8 @@ class LiveLab:
         """Take in one line of the record. A line of a node that the topology does not have is passed over."""
         if isinstance(line, Response):
             self.requests.add(line)
+        elif isinstance(line, Batch):
+            self.requests.add_batch(line)
         elif isinstance(line, StepEnd):
             self.requests.ended(line.step)
         elif isinstance(line, Built):
@@ -94,7 +96,7 @@ class LiveLab:
 
 def moment_of(line: Line) -> float | None:
     """The moment that a line tells of, ms since the record's zero; it was written then or a little later."""
-    if isinstance(line, Response):
+    if isinstance(line, Response | Batch):
         return line.at_ms + line.took_ms
     if isinstance(line, StepEnd):
         return line.ended_ms

@@ -20,10 +20,10 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from netns_tw.evidence.traffic import ESTABLISHED, LISTENING, TIME_WAIT
+from netns_tw.evidence.traffic import ESTABLISHED, TIME_WAIT
 from netns_tw.model.budget import TIME_WAIT_MS
+from netns_tw.model.lines import LISTENING, Row, Sample, Snapshot
 from netns_tw.model.ports import Bounds, never_found, usable_ports
-from netns_tw.model.record import Row, Sample, Snapshot
 from netns_tw.model.topology import PORT_RANGE, RESERVED_PORTS, Listen, Node
 
 REMOTES = 32
@@ -184,10 +184,23 @@ class LiveNode:
 
     def snapped(self, line: Snapshot) -> None:
         """Take in a look at the end of a step, counters included; it shows what listens too."""
-        self.listening = self._programs | {row[2] for row in line.sockets if row[0] == LISTENING}
+        self.listening = self._programs | line.listening
         self._count(line.counters, self._has_snapshot)
         self._has_snapshot = True
         self.looked(line.at_ms, line.sockets)
+        if line.kinds:
+            self._tallied(line)
+
+    def _tallied(self, line: Snapshot) -> None:
+        """Take in what a crowded node has of each kind: how much, but no port and no timer."""
+        self.states = Tally({state: count for state, count in line.states.items() if state != LISTENING})
+        groups: dict[tuple[int, str], Tally[str]] = {}
+        for state, local_port, remote, _, count in line.kinds:
+            if local_port and state != LISTENING:
+                groups.setdefault((local_port, remote), Tally())[state] += count
+        most = heapq.nlargest(REMOTES, groups.items(), key=lambda one: one[1].total())
+        self.accepted = [Accepted(*key, states, 0.0, 0.0) for key, states in most]
+        self.left_out = len(groups) - len(self.accepted)
 
     def _count(self, counters: Mapping[str, int], is_known: bool) -> None:
         """A counter that is not named is 0; so what is new grew from there, unless nothing was known before."""

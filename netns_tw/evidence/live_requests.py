@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from netns_tw.model.experiment import Step
-from netns_tw.model.record import Response
+from netns_tw.model.lines import OPENED, Batch, Response
 
 RUNS = 64
 OUTCOMES = 16
@@ -78,12 +78,26 @@ class LiveRequests:
         """Say that a step is over."""
         self._ended = max(self._ended, step)
 
+    def add_batch(self, one: Batch) -> None:
+        """Take in a batch of bare connections: a row for those that succeeded and one for each failure."""
+        found = [(OPENED, None, one.ok), *((name, call, count) for call, name, count in one.failed)]
+        for outcome, call, count in found:
+            if count:
+                self._count(one.step, outcome, count, count if outcome == OPENED else 0)
+                number, took = self.rows[-1].number + 1 if self.rows else 0, one.took_ms / one.count
+                last = one.index + one.count - 1
+                what = (one.step, outcome, call, outcome == OPENED)
+                self.rows.append(Same(number, *what, one.index, last, count, took, took, None))
+
+    def _count(self, step: int, outcome: str, count: int, ok: int) -> None:
+        self.done[step] = self.done.get(step, 0) + count
+        tally = self.tallies.setdefault(step, Tally())
+        tally[outcome if outcome in tally or len(tally) < OUTCOMES else OTHER] += count
+        self._ok += ok
+
     def add(self, one: Response) -> None:
         """Take in one result."""
-        self.done[one.step] = self.done.get(one.step, 0) + 1
-        tally = self.tallies.setdefault(one.step, Tally())
-        tally[one.outcome if one.outcome in tally or len(tally) < OUTCOMES else OTHER] += 1
-        self._ok += one.ok
+        self._count(one.step, one.outcome, 1, one.ok)
         last = self.rows[-1] if self.rows else None
         call = None if one.ok else one.call
         if last is None or (last.step, last.outcome, last.call) != (one.step, one.outcome, call):

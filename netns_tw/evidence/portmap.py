@@ -23,17 +23,16 @@ from math import inf
 from netns_tw.evidence.traffic import (
     CLOCK_MS,
     ESTABLISHED,
-    LISTENING,
     OPEN,
     RECYCLED,
     TIME_WAIT,
-    destination,
 )
 from netns_tw.model.budget import TIME_WAIT_MS
 from netns_tw.model.experiment import Experiment
+from netns_tw.model.lines import LISTENING, Row
 from netns_tw.model.ports import never_found, usable_ports
-from netns_tw.model.record import Record, Row
-from netns_tw.model.topology import Listen, Topology
+from netns_tw.model.record import Record
+from netns_tw.model.topology import Listen, Topology, destination
 
 WIDEST = 4096
 """Of a range up to this width every port is listed, of a wider one only those that were used."""

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from netns_tw.evidence.case import Case
-from netns_tw.evidence.traffic import destination
 from netns_tw.model.budget import DEFAULT_DELAY_MS, Budget, predict
 from netns_tw.model.experiment import Step
+from netns_tw.model.lines import Ran, Response
 from netns_tw.model.ports import Bounds
-from netns_tw.model.record import Ran, Response
-from netns_tw.model.topology import MAX_TW_BUCKETS, TIMESTAMPS, TW_REUSE, TW_REUSE_DELAY
+from netns_tw.model.topology import MAX_TW_BUCKETS, TIMESTAMPS, TW_REUSE, TW_REUSE_DELAY, destination
 
 OPENER, ACCEPTOR, RACE = "opener", "acceptor", "race"
 JIFFY_MS = 12.0

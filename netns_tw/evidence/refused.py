@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from netns_tw.evidence.portmap import PortMap
-from netns_tw.evidence.traffic import destination
 from netns_tw.model.experiment import Experiment, Step
-from netns_tw.model.record import Record, Response
-from netns_tw.model.topology import Topology
+from netns_tw.model.lines import Response
+from netns_tw.model.record import Record
+from netns_tw.model.topology import Topology, destination
 
 ERRNOS = ("EADDRNOTAVAIL", "EADDRINUSE")
 STATUSES = (502, 503)

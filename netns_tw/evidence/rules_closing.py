@@ -8,8 +8,8 @@ from netns_tw.evidence.case import Case, Explanation, plural, total
 from netns_tw.evidence.counting import ENTRIES, FIN_TIMEOUT, OVERFLOW
 from netns_tw.evidence.traffic import TIME_WAIT
 from netns_tw.model.budget import TIME_WAIT_MS
+from netns_tw.model.lines import BEFORE
 from netns_tw.model.ports import Bounds
-from netns_tw.model.record import BEFORE
 
 KEPT_FROM = 2
 """Requests per connection from which connections are said to be kept alive."""

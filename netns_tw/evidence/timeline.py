@@ -8,13 +8,14 @@ were sampled; responses where they came.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from netns_tw.evidence.case import Case
 from netns_tw.evidence.portmap import WIDEST, PortMap
 from netns_tw.evidence.traffic import TIME_WAIT
-from netns_tw.model.record import Record, Row, Sample, Snapshot
+from netns_tw.model.lines import Row, Sample, Snapshot
+from netns_tw.model.record import Record
 from netns_tw.model.topology import Listen
 
 Points = list[tuple[float, int]]
@@ -87,11 +88,10 @@ def _established(one: Sample | Snapshot) -> int:
 
 
 def _time_wait(record: Record, node: str, snapshots: list[Snapshot]) -> dict[str, Points]:
-    looks = [(one.at_ms, one.sockets) for one in snapshots]
-    looks += [(one.at_ms, one.sockets) for one in record.dumps if one.node == node]
-    looks.sort(key=lambda look: look[0])
-    listening = {row[2] for _, rows in looks for row in rows if row[0] == "listening"}
-    counts = [(at, _waiting(rows, listening)) for at, rows in looks]
+    listening = frozenset().union(*(one.listening for one in snapshots))
+    counts = [(one.at_ms, _waiting(one.sockets, listening) + _kinds_waiting(one)) for one in snapshots]
+    counts += [(one.at_ms, _waiting(one.sockets, listening)) for one in record.dumps if one.node == node]
+    counts.sort(key=lambda look: look[0])
     peers = {peer for _, tally in counts for peer in tally}
     return {name: thinned((at, tally[peer]) for at, tally in counts) for name, peer in sorted(map(_named, peers))}
 
@@ -100,8 +100,16 @@ _Peer = tuple[str, int]
 """A remote; of those whose connections were accepted the address alone, with port 0."""
 
 
-def _waiting(rows: list[Row], listening: set[int]) -> Tally[_Peer]:
+def _waiting(rows: list[Row], listening: Collection[int]) -> Tally[_Peer]:
     return Tally((row[3], 0 if row[2] in listening else row[4]) for row in rows if row[0] == TIME_WAIT)
+
+
+def _kinds_waiting(one: Snapshot) -> Tally[_Peer]:
+    found: Tally[_Peer] = Tally()
+    for state, _, remote, remote_port, count in one.kinds:
+        if state == TIME_WAIT:
+            found[remote, remote_port] += count
+    return found
 
 
 def _named(peer: _Peer) -> tuple[str, _Peer]:

@@ -8,17 +8,15 @@ one explains it.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from urllib.parse import urlsplit
 
-from netns_tw.model.record import BEFORE, Record, Row, Snapshot
-from netns_tw.model.topology import Link, Listen, Topology
+from netns_tw.model.lines import BEFORE, LISTENING, Row, Snapshot
+from netns_tw.model.record import Record
+from netns_tw.model.topology import Link, Topology
 
-LISTENING, TIME_WAIT, ESTABLISHED = "listening", "time-wait", "established"
+TIME_WAIT, ESTABLISHED = "time-wait", "established"
 OPEN = frozenset(
     ("established", "syn-sent", "syn-recv", "fin-wait-1", "fin-wait-2", "close-wait", "last-ack", "closing")
 )
@@ -34,15 +32,6 @@ RECYCLED = "TcpExtTWRecycled"
 """Counts each TIME_WAIT that a connect() of the node took over (__inet_check_established)."""
 CLOCK_MS = 100.0
 """What a timer and the record's clock may differ by: a jiffy, and the time from a dump to its time stamp."""
-
-
-def destination(url: str) -> Listen:
-    """Where a step's URL leads: its address as the kernel spells it, and its port."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    with suppress(ValueError):  # of IPv6 there are many spellings
-        host = str(ipaddress.ip_address(host))
-    return Listen(host, parts.port or 80)
 
 
 def growth(before: Snapshot, after: Snapshot, counters: Iterable[str]) -> int:
@@ -83,8 +72,7 @@ class StepEvidence:
         self._owners = {str(ip.ip): (end.node, link) for link in topology.links for end in link for ip in end.addresses}
         both = (self.before, self.after)
         self._listening = {
-            node: frozenset(row[2] for looks in both for row in looks[node].sockets if row[0] == LISTENING)
-            for node in topology.nodes
+            node: frozenset().union(*(looks[node].listening for looks in both)) for node in topology.nodes
         }
 
     def grew(self, node: str, *counters: str) -> int:
@@ -97,6 +85,8 @@ class StepEvidence:
 
     def opener_rows(self, flow: Flow, snapshot: Snapshot) -> list[Row]:
         """The sockets of a flow's connections at its opener."""
+        if snapshot.kinds:
+            raise KeyError(f"{flow.opener} has more sockets than are listed")
         mine = self._listening[flow.opener]
         there = {address for address, (node, _) in self._owners.items() if node == flow.acceptor}
         return [row for row in snapshot.sockets if row[0] != LISTENING and row[2] not in mine and row[3] in there]

@@ -15,6 +15,7 @@ from netns_tw.errors import InstrumentBroken
 from netns_tw.kernel import netns
 
 _BUFFER_BYTES = 1 << 16
+_SOCKSTAT_BYTES = 1024
 _FILES = ("netstat", "snmp", "sockstat")
 
 
@@ -63,11 +64,11 @@ class Counters:
         Raises:
             InstrumentBroken: the file has no such figure.
         """
-        for line in self._text("sockstat").splitlines():
-            if line.startswith("TCP:"):
-                words = line.split()
-                return int(words[words.index("tw") + 1])
-        raise InstrumentBroken(f"/proc/net/sockstat in {self.netns_name} has no TCP line")
+        text = os.pread(self._fds["sockstat"], _SOCKSTAT_BYTES, 0)
+        before, found, rest = text[text.find(b"\nTCP:") :].partition(b" tw ")
+        if not found or b"\n" in before[1:]:
+            raise InstrumentBroken(f"/proc/net/sockstat in {self.netns_name} has no TCP line")
+        return int(rest[: rest.find(b" ")])
 
     def _text(self, name: str) -> str:
         return os.pread(self._fds[name], _BUFFER_BYTES, 0).decode("ascii")

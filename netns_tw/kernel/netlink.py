@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from typing import TypeVar
 
 HEADER = struct.Struct("=IHHII")
 F_REQUEST, F_ACK, F_DUMP, F_EXCL, F_CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
@@ -26,6 +27,7 @@ _SOL_NETLINK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 11, 12
 _ATTR_MSG = 1
 """NLMSGERR_ATTR_MSG, include/uapi/linux/netlink.h."""
 _BUFFER_BYTES = 1 << 16
+Octets = TypeVar("Octets", bytes, memoryview)
 
 
 class Refused(OSError):
@@ -61,7 +63,7 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def messages(data: Octets) -> Iterator[tuple[int, int, int, Octets]]:
     """Yield type, flags, sequence and body (with the attributes) of each message in *data*."""
     offset = 0
     while offset < len(data):

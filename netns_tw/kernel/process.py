@@ -32,8 +32,11 @@ def spawn(
     log: Path,
     cwd: Path | None = None,
     stdout: int | None = None,
+    inherited: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start *argv* in a namespace with no standard input; its output goes to *log* (stdout elsewhere if given).
+
+    The file descriptors *inherited* stay open in it, by their numbers.
 
     Raises:
         OSError: the program cannot be started.
@@ -45,6 +48,7 @@ def spawn(
             stdout=sink if stdout is None else stdout,
             stderr=sink,
             cwd=cwd,
+            pass_fds=inherited,
             start_new_session=True,
         )
 

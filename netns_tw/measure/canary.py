@@ -287,10 +287,10 @@ def _make_and_end(observer: Observer, addresses: list[str], ports: Iterator[int]
         for one in canaries:
             one.make()
         tw_made, made = time_wait(), counters()
-        rows = observer.sockets.dump()
+        rows = observer.rows_at([one.near for one in canaries])
         tw_last = time_wait()
         for one in canaries:
             one.end()
         tw_gone, gone = time_wait(), counters()
-        rows_after = observer.sockets.dump()
+        rows_after = observer.rows_at([one.near for one in canaries])
     return _Seen(canaries, rows, rows_after, (before, made, gone), (tw_before, tw_made, tw_last, tw_gone))

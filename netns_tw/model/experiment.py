@@ -28,6 +28,10 @@ class Step:
     concurrency: int = 1
     keep_alive: bool = False
     source_ports: tuple[int, ...] = ()
+    closes: str = "server"
+    """Of bare connections: who closes first."""
+    port_range: tuple[int, int] | None = None
+    """Of bare connections: IP_LOCAL_PORT_RANGE of each socket."""
     timeout_ms: int = 10_000
     within_ms: int | None = None
     """If the step takes longer, the verdict is inconclusive."""
@@ -74,13 +78,21 @@ class Log:
 
 
 @dataclass(frozen=True)
+class ConnectTime:
+    """Microseconds that connect() of a bare connection took, the median, from one per cent of a step to another."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Value:
     """An expression as subject."""
 
     expression: str
 
 
-Subject = Responses | Sockets | Counter | Log | Value
+Subject = Responses | Sockets | Counter | Log | ConnectTime | Value
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import keyword
 import re
-import warnings
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
@@ -14,12 +11,8 @@ from netns_tw.errors import near_match
 from netns_tw.model import expression
 from netns_tw.model.experiment import (
     COMPARISONS,
-    Counter,
     Expectation,
     Experiment,
-    Log,
-    Responses,
-    Sockets,
     Step,
     Subject,
     Value,
@@ -27,15 +20,14 @@ from netns_tw.model.experiment import (
 from netns_tw.model.folder import Folder
 from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.settings import is_port_range
+from netns_tw.model.subject_file import ERRNOS, subject_in
 from netns_tw.model.topology import PORT_RANGE, Topology
 from netns_tw.model.topology_file import MAX_INT, listen_at, listener_problems, read_node
-from netns_tw.rules import CLIENTS, TCP_STATES
+from netns_tw.rules import BARE, CLIENTS, CLOSERS
 
 MAX_REQUESTS = 1_000_000
-SUBJECTS = ("responses", "sockets", "counter", "log", "value")
 STEP_VALUES = ("requests", "ok", "failed", "elapsed_ms")
 PORT_VALUES = ("usable_ports", "usable_ports_min", "usable_ports_max")
-_ERRNOS = frozenset(errno.errorcode.values())
 _STATUS = re.compile(rf"{expression.STATUS_PREFIX}[1-5][0-9][0-9]")
 
 
@@ -99,13 +91,15 @@ def _step(table: Table, lab: Topology) -> Step:
         name=table.text("name"),
         url=table.text("url"),
         node=table.choice("node", lab.nodes.keys(), "client"),
-        client=table.choice("client", CLIENTS, "h11"),
+        client=table.choice("client", (*CLIENTS, BARE), "h11"),
         requests=table.number("requests", 1, 1, MAX_REQUESTS),
         interval_ms=table.value("interval_ms", float, 0.0) or 0.0,
         http=table.choice("http", ("1.0", "1.1"), "1.1"),
         concurrency=table.number("concurrency", 1, 1, 256),
         keep_alive=table.value("keep_alive", bool, False) or False,
         source_ports=_ports(table),
+        closes=table.choice("closes", CLOSERS, CLOSERS[0]),
+        port_range=_range(table, "port_range"),
         timeout_ms=table.number("timeout_ms", 10_000, 1, MAX_INT),
         within_ms=table.optional_number("within_ms", 1, MAX_INT),
         reference=table.text("reference", ""),
@@ -115,19 +109,37 @@ def _step(table: Table, lab: Topology) -> Step:
     if not 0 <= step.interval_ms <= MAX_INT:
         table.problem("interval_ms", f"must be from 0 to {MAX_INT}, not {shown(step.interval_ms)}")
     _check_url(table, step.url, lab)
+    _check_bare(table, step)
     table.end()
     return step
 
 
 def _ports(table: Table) -> tuple[int, ...]:
-    text = table.value("source_ports", str)
+    found = _range(table, "source_ports")
+    return tuple(range(found[0], found[1] + 1)) if found else ()
+
+
+def _range(table: Table, key: str) -> tuple[int, int] | None:
+    text = table.value(key, str)
     if text is None:
-        return ()
+        return None
     first, dash, last = text.partition("-")
     if not is_port_range(first, last if dash else None):
-        table.problem("source_ports", f"must be 'FIRST-LAST', such as '1024-1034', not {shown(text)}")
-        return ()
-    return tuple(range(int(first), int(last or first) + 1))
+        table.problem(key, f"must be 'FIRST-LAST', such as '1024-1034', not {shown(text)}")
+        return None
+    return int(first), int(last or first)
+
+
+def _check_bare(table: Table, step: Step) -> None:
+    """A bare connection carries no HTTP; and what only it has means nothing to a request."""
+    if step.client == BARE:
+        for key in ("http", "keep_alive", "concurrency", "interval_ms"):
+            if table.has(key):
+                table.problem(key, "means nothing to client = 'bare', which makes one connection after the other")
+    else:
+        for key in ("closes", "port_range"):
+            if table.has(key):
+                table.problem(key, f"is for client = '{BARE}' alone")
 
 
 def _check_url(table: Table, url: str, lab: Topology) -> None:
@@ -153,74 +165,6 @@ def _check_steps(root: Table, steps: tuple[Step, ...]) -> None:
             root.problem(f"steps[{number}].name", f"{step.name!r} is the name of an earlier step")
 
 
-def _subject_in(table: Table, lab: Topology) -> Subject | None:
-    """Read the one subject in *table*."""
-    given = [key for key in SUBJECTS if table.has(key)]
-    if len(given) != 1:
-        table.problem("", f"must have exactly one of {', '.join(SUBJECTS)}; it has {', '.join(given) or 'none'}")
-    subject: Subject | None = None
-    for key in given:
-        if key == "value":
-            subject = Value(table.text("value"))
-        elif (inner := table.table(key)) is not None:
-            subject = _READERS[key](inner, lab)
-            inner.end()
-    return subject
-
-
-def _responses(table: Table, _lab: Topology) -> Subject:
-    name = table.value("errno", str)
-    if name is not None and name not in _ERRNOS:
-        table.problem("errno", f"no errno is called {name!r}{near_match(name, _ERRNOS)}")
-    return Responses(
-        status=table.optional_number("status", 100, 599),
-        ok=table.value("ok", bool),
-        errno=name,
-        call=table.choice("call", ("bind", "connect", "send", "recv"), "") or None,
-        after_first_failure=table.value("after_first_failure", bool, False) or False,
-    )
-
-
-def _sockets(table: Table, lab: Topology) -> Subject:
-    remote = table.value("remote", str)
-    if remote is not None:
-        try:
-            remote = _remote(remote)
-        except ValueError:
-            table.problem("remote", f"must be ADDRESS or ADDRESS:PORT, not {shown(remote)}")
-    node = table.choice("node", lab.nodes.keys())
-    state = table.choice("state", TCP_STATES.values())
-    return Sockets(node, state, remote, table.optional_number("local_port", 1, 65535))
-
-
-def _remote(text: str) -> str:
-    """An address or ``ADDRESS:PORT`` in the one spelling that is compared."""
-    if re.fullmatch(r"[0-9.]+:[0-9]+|\[.*\]:[0-9]+", text):
-        return str(listen_at(text))
-    return str(ipaddress.ip_address(text))
-
-
-def _counter(table: Table, lab: Topology) -> Subject:
-    name = table.text("name")
-    if name and not re.fullmatch(r"(Tcp|TcpExt)[A-Z]\w*", name):
-        table.problem("name", f"must be nstat's name of a TCP counter, such as 'TcpExtTWRecycled', not {name!r}")
-    return Counter(table.choice("node", lab.nodes.keys()), name)
-
-
-def _log(table: Table, lab: Topology) -> Subject:
-    pattern = table.text("pattern")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # "possible nested set": what it means is not certain
-            re.compile(pattern)
-    except (re.error, OverflowError, RecursionError, Warning) as error:
-        table.problem("pattern", f"not a regular expression: {error}")
-    return Log(table.choice("node", lab.nodes.keys()), pattern)
-
-
-_READERS = {"responses": _responses, "sockets": _sockets, "counter": _counter, "log": _log}
-
-
 def _measure(name: str, table: Table, lab: Topology) -> Subject | None:
     """Read a measure: a subject that expressions call by its name."""
     taken = (*STEP_VALUES, *PORT_VALUES)
@@ -228,7 +172,7 @@ def _measure(name: str, table: Table, lab: Topology) -> Subject | None:
     if not is_name or name in taken or name.startswith(expression.STATUS_PREFIX):
         rule = "is of a-z, 0-9 and '_', the first a letter"
         table.problem("", f"a measure's name {rule}, and none of {', '.join(taken)}")
-    subject = _subject_in(table, lab)
+    subject = subject_in(table, lab)
     table.end()
     if isinstance(subject, Value):
         table.problem("value", "a measure must count something; an expression goes into an expectation")
@@ -236,7 +180,7 @@ def _measure(name: str, table: Table, lab: Topology) -> Subject | None:
 
 
 def _expectation(table: Table, lab: Topology) -> Expectation:
-    subject = _subject_in(table, lab)
+    subject = subject_in(table, lab)
     comparisons = {key: text for key in COMPARISONS if (text := table.expression(key))}
     if not comparisons:
         table.problem("", f"must have one of {', '.join(COMPARISONS)}")
@@ -271,7 +215,7 @@ def _check_expression(
     for name in sorted(used):
         if name in PORT_VALUES:
             _check_port_value(root, where, name, found, lab)
-        elif name not in known and name not in _ERRNOS and not _STATUS.fullmatch(name):
+        elif name not in known and name not in ERRNOS and not _STATUS.fullmatch(name):
             root.problem(where, f"{shown(text)}: no quantity is called {name!r}{near_match(name, known)}")
 
 

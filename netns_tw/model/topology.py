@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -50,6 +51,17 @@ class Listen:
         if not 0 < number < 65536:
             raise ValueError(f"port {number}")
         return number
+
+
+def destination(url: str) -> Listen:
+    """Where a step's URL leads: its address as the kernel spells it, and its port."""
+    from urllib.parse import urlsplit  # not for those who only list labs
+
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    with suppress(ValueError):  # of IPv6 there are many spellings
+        host = str(ipaddress.ip_address(host))
+    return Listen(host, parts.port or 80)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="program", required=True, metavar="PROGRAM")
     _add_servers(commands)
     _add_clients(commands)
+    _add_bare(commands)
     return parser
 
 
@@ -102,6 +103,42 @@ def _add_clients(commands: Commands) -> None:
         client.add_argument("--timeout-ms", type=ms, default=10_000, help="for each request as a whole")
         client.add_argument("--strict-h11", action="store_true", help=f"h11 only: {STRICT}")
         client.add_argument("--curl", default="curl", metavar="PATH", help="the curl program")
+
+
+def port_range(text: str) -> tuple[int, int]:
+    """Split ``LOW-HIGH``."""
+    low, _, high = text.partition("-")
+    if not (low.isdigit() and high.isdigit() and 0 < int(low) <= int(high) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LOW-HIGH, such as 1024-1034")
+    return int(low), int(high)
+
+
+def _add_bare(commands: Commands) -> None:
+    from netns_tw.rules import CLOSERS
+
+    bare = commands.add_parser("bare", help="connections without a byte, both ends ours; prints a JSON line per batch")
+    bare.add_argument("--listener", type=int, required=True, metavar="FD", help="the socket that listens, inherited")
+    bare.add_argument("-n", "--requests", type=count, default=1, help="connections")
+    bare.add_argument("--closes", choices=CLOSERS, default=CLOSERS[0], help="who closes first")
+    bare.add_argument("--source-ports", type=port_range, metavar="LOW-HIGH", help="each in turn")
+    bare.add_argument("--port-range", type=port_range, metavar="LOW-HIGH", help="IP_LOCAL_PORT_RANGE of each socket")
+    bare.add_argument("--timeout-ms", type=ms, default=10_000, help="for each connection")
+
+
+def _bare(given: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
+    from netns_tw.programs import bare
+
+    low, high = given.source_ports or (1, 0)
+    plan = bare.Plan(
+        given.listener, given.requests, given.closes, range(low, high + 1), given.port_range, given.timeout_ms
+    )
+    try:
+        bare.run(plan, lambda one: print(json.dumps(asdict(one)), flush=True))
+    except bare.Stalled:
+        sys.exit(f"bare: no connection was made for {given.timeout_ms} ms")
 
 
 def _server(given: argparse.Namespace) -> None:
@@ -171,7 +208,7 @@ def _terminate(signum: int, frame: object) -> None:
 def main() -> int:
     """Run the program named on the command line; exit with one line when it cannot start: 98 for its address."""
     given = _parser().parse_args()
-    run = {"http-server": _server, "http-proxy": _proxy}.get(given.program, _client)
+    run = {"http-server": _server, "http-proxy": _proxy, "bare": _bare}.get(given.program, _client)
     try:
         run(given)
     except KeyboardInterrupt:
@@ -183,7 +220,11 @@ def main() -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        where = ":".join(map(str, given.listen)) if "listen" in given else error.filename or given.url
+        where = (
+            ":".join(map(str, given.listen))
+            if "listen" in given
+            else error.filename or getattr(given, "url", given.program)
+        )
         print(f"{given.program}: {where}: {error.strerror or error} (errno {error.errno})", file=sys.stderr)
         return EXIT_CANNOT_LISTEN if "listen" in given else EXIT_CANNOT_START
     return 0

@@ -18,10 +18,11 @@ from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table
 
-from netns_tw.model.record import BEFORE, Ran
+from netns_tw.model.lines import BEFORE, Ran
 from netns_tw.report.run import Run
 from netns_tw.report.text import counts, plain
-from netns_tw.verdict import Finding, outcome_words
+from netns_tw.scope import Finding
+from netns_tw.verdict import outcome_words
 
 FORMAT = 1
 COUNTERS = (
@@ -127,7 +128,7 @@ def _responses(left: Run, right: Run) -> Iterator[Change]:
     sides = []
     for one in (left, right):
         steps = enumerate(one.experiment.steps)
-        words = {f"step {step.name!r}": outcome_words(list(one.record.responses_of(place))) for place, step in steps}
+        words = {f"step {step.name!r}": outcome_words(one.record.outcomes(place)) for place, step in steps}
         sides.append({name: seen for name, seen in words.items() if seen})
     return _changes("responses", *sides)
 

@@ -15,7 +15,8 @@ from netns_tw.model.labs import Lab
 from netns_tw.model.topology import Topology
 from netns_tw.report.diagram import role
 from netns_tw.report.run import Run
-from netns_tw.verdict import Finding, outcome_words
+from netns_tw.scope import Finding
+from netns_tw.verdict import outcome_words
 
 FORMAT = 1
 
@@ -54,14 +55,14 @@ def _run(one: Run) -> dict[str, Any]:
 def _step(one: Run, number: int) -> dict[str, Any]:
     step = one.experiment.steps[number]
     end = one.record.steps.get(number)
-    responses = list(one.record.responses_of(number))
+    outcomes = one.record.outcomes(number)
     predicted = predictions(one.case)[number]
     return {
         "name": step.name,
         "reference": step.reference,
-        "seen": outcome_words(responses),
-        "requests": len(responses),
-        "ok": sum(response.ok for response in responses),
+        "seen": outcome_words(outcomes),
+        "requests": outcomes.total(),
+        "ok": one.record.ok(number),
         "predicted_ok": {"least": predicted.least, "most": predicted.most} if predicted else None,
         "took_ms": round(one.record.span_ms(number, number), 3) if end else None,
     }

@@ -122,7 +122,7 @@ def _said(one: Run) -> Iterator[str]:
     """The claim, what happened in each step, and what explains it."""
     yield one.experiment.claim
     for number, step in enumerate(one.experiment.steps):
-        yield f"{step.name}: {outcome_words(list(one.record.responses_of(number))) or 'nothing'}"
+        yield f"{step.name}: {outcome_words(one.record.outcomes(number)) or 'nothing'}"
     if built := one.record.built:
         yield from (f"explained: {each.text} ({each.proof})" for each in explain(one.case))
         yield from (f"note: {note}" for note in built.notes)
@@ -135,6 +135,7 @@ def _took_ms(one: Run) -> float:
     record = one.record
     known = [step.ended_ms for step in record.steps.values()]
     known += [response.at_ms + response.took_ms for response in record.responses[-1:]]
+    known += [batch.at_ms + batch.took_ms for batch in record.batches[-1:]]
     known += [each.at_ms for each in (record.built, record.end) if each]
     return max(known, default=0.0)
 

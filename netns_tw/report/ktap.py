@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from netns_tw.evidence.explain import explain
 from netns_tw.report.escape import escaped
 from netns_tw.report.run import Run
-from netns_tw.verdict import Finding, outcome_words
+from netns_tw.scope import Finding
+from netns_tw.verdict import outcome_words
 
 INDENT = "  "
 VERSION = "KTAP version 1"
@@ -76,7 +77,7 @@ def _finding(place: int, finding: Finding) -> Iterator[str]:
 def _notes(one: Run) -> Iterator[str]:
     """What happened in each step, why, and on what it ran."""
     for number, step in enumerate(one.experiment.steps):
-        if seen := outcome_words(list(one.record.responses_of(number))):
+        if seen := outcome_words(one.record.outcomes(number)):
             yield _note("step", f"{step.name}: {seen}")
     if built := one.record.built:
         for each in explain(one.case):

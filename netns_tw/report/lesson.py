@@ -149,8 +149,8 @@ def _steps(run: Run, answers: Mapping[str, int], held: Sequence[Outcome]) -> Ren
     table.add_column("", no_wrap=True)
     for number, (step, outcome) in enumerate(zip(run.experiment.steps, held, strict=True), 1):
         said = answers.get(step.name)
-        seen = list(run.record.responses_of(number - 1))
-        succeeded = f"{sum(response.ok for response in seen)} of {step.requests}"
+        seen = run.record.outcomes(number - 1)
+        succeeded = f"{run.record.ok(number - 1)} of {step.requests}"
         word, style = MARKS[mark(said, outcome)]
         table.add_row(
             plain(f"{number}: {step.name}"),

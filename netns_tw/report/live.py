@@ -15,7 +15,7 @@ from typing import IO
 
 from netns_tw.errors import InstrumentBroken
 from netns_tw.evidence.live import LiveLab
-from netns_tw.model.record import Line, Trouble, from_json
+from netns_tw.model.lines import Line, Trouble, from_json
 from netns_tw.model.topology import Topology
 from netns_tw.report.live_frame import Head
 from netns_tw.report.live_lines import Changes, node_line

@@ -14,7 +14,8 @@ from types import TracebackType
 
 from netns_tw.evidence.live import LiveLab
 from netns_tw.job import Job
-from netns_tw.model.record import Line, Record
+from netns_tw.model.lines import Line
+from netns_tw.model.record import Record
 from netns_tw.parallel import Watcher
 from netns_tw.report.live import View, open_view
 from netns_tw.report.live_frame import Head

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from netns_tw.evidence.live import LiveLab, moment_of
-from netns_tw.model.record import Line
+from netns_tw.model.lines import Line
 from netns_tw.report.escape import escaped
 from netns_tw.report.live_frame import Head
 

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.text import Text
 
 from netns_tw.job import Job
-from netns_tw.model.record import Line, Record, Response
+from netns_tw.model.lines import Line, Response
+from netns_tw.model.record import Record
 from netns_tw.parallel import Watcher
 
 REFRESH_S = 0.1

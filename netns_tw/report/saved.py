@@ -27,21 +27,21 @@ from netns_tw.errors import UsageError
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.folder import FileProblems
-from netns_tw.model.record import (
+from netns_tw.model.lines import (
     BEFORE,
     FORMAT,
+    Batch,
     Built,
     Captured,
     Header,
     Line,
-    Record,
     Response,
     Snapshot,
     StepEnd,
     Trouble,
-    format_of,
     from_json,
 )
+from netns_tw.model.record import Record, format_of
 from netns_tw.model.topology import Topology
 from netns_tw.report.escape import escaped
 from netns_tw.report.run import Run
@@ -221,7 +221,7 @@ class _Checks:
             return "a second line of kind built" if record.built else self._built(line)
         if not record.built:
             return "comes before the line of kind built"
-        if isinstance(line, Response):
+        if isinstance(line, Response | Batch):
             return self._response(record, line)
         if isinstance(line, Snapshot | StepEnd):
             return self._snapshot(record, line) if isinstance(line, Snapshot) else self._step_end(record, line)
@@ -242,17 +242,19 @@ class _Checks:
         missing = [name for name in self._nodes if name not in line.sysctls]
         return f"no sysctls of node {missing[0]}" if missing else ""
 
-    def _response(self, record: Record, line: Response) -> str:
+    def _response(self, record: Record, line: Response | Batch) -> str:
         if problem := self._step(line.step):
             return problem
-        answered = self._answered[line.step]
-        if line.index >= len(answered):
-            return f"step {self._steps[line.step].name!r} has no request number {line.index}"
-        if answered[line.index] or line.step in record.steps:
+        answered, count = self._answered[line.step], line.count if isinstance(line, Batch) else 1
+        if line.index + count > len(answered):
+            return f"step {self._steps[line.step].name!r} has no request number {line.index + count - 1}"
+        if any(answered[line.index : line.index + count]) or line.step in record.steps:
             return f"a second response to request number {line.index}, or one after its step"
-        if line.took_ms < 0 or (line.status is None and line.errno is None):
+        if isinstance(line, Batch) and line.ok + sum(failure[2] for failure in line.failed) != count:
+            return "a batch whose connections do not add up"
+        if line.took_ms < 0 or (isinstance(line, Response) and line.status is None and line.errno is None):
             return "a response that took less than no time, or has neither status nor errno"
-        answered[line.index] = 1
+        answered[line.index : line.index + count] = b"\1" * count
         return ""
 
     def _snapshot(self, record: Record, line: Snapshot) -> str:

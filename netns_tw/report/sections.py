@@ -16,14 +16,15 @@ from netns_tw.evidence.explain import explain
 from netns_tw.evidence.prediction import predictions
 from netns_tw.evidence.timeline import timeline
 from netns_tw.model import labs
-from netns_tw.model.record import Header
+from netns_tw.model.lines import Header
 from netns_tw.report import curves, diagram, nodemap, portmap
 from netns_tw.report.charts import Chart
 from netns_tw.report.portmap import Map
 from netns_tw.report.run import Run
 from netns_tw.report.svg import Drawing
 from netns_tw.report.timeaxis import Span, TimeAxis
-from netns_tw.verdict import Finding, outcome_words
+from netns_tw.scope import Finding
+from netns_tw.verdict import outcome_words
 
 CUT_SHORT = "the record is cut short"
 
@@ -121,9 +122,7 @@ def section(run: Run, number: int, time: int = 1) -> Section:
 
 
 def _summary(run: Run) -> str:
-    seen = "; ".join(
-        outcome_words(list(run.record.responses_of(number))) for number in range(len(run.experiment.steps))
-    )
+    seen = "; ".join(outcome_words(run.record.outcomes(number)) for number in range(len(run.experiment.steps)))
     return run.judgement.reason.split("\n")[0] or seen.strip("; ") or "nothing was seen"
 
 
@@ -156,7 +155,7 @@ def _steps(case: Case) -> list[StepRow]:
                 ", ".join(asked),
                 step.reference,
                 f"{theory.words} succeed" if theory else "",
-                outcome_words(list(record.responses_of(number))),
+                outcome_words(record.outcomes(number)),
                 took,
             )
         )

@@ -24,7 +24,8 @@ from netns_tw.model.topology import Topology
 from netns_tw.report import diagram
 from netns_tw.report.escape import escaped
 from netns_tw.report.run import Run
-from netns_tw.verdict import Finding, outcome_words
+from netns_tw.scope import Finding
+from netns_tw.verdict import outcome_words
 
 WIDTH = 100
 STYLES = {
@@ -145,7 +146,7 @@ def _steps(one: Run) -> RenderableType:
     for number, step in enumerate(one.experiment.steps):
         end = one.record.steps.get(number)
         words = predicted[number].words if predicted[number] else "-"  # type: ignore[union-attr]
-        seen = outcome_words(list(one.record.responses_of(number)))
+        seen = outcome_words(one.record.outcomes(number))
         took = f"{one.record.span_ms(number, number) / 1000:.2f} s" if end else "-"
         table.add_row(plain(step.name), plain(step.reference or "-"), plain(words), plain(seen), took)
     return table
@@ -195,9 +196,7 @@ def summary(runs: Sequence[Run]) -> RenderableType:
     table.add_column("here", ratio=1)
     for one in runs:
         verdict = one.judgement.verdict
-        seen = "; ".join(
-            outcome_words(list(one.record.responses_of(number))) for number in range(len(one.experiment.steps))
-        )
+        seen = "; ".join(outcome_words(one.record.outcomes(number)) for number in range(len(one.experiment.steps)))
         text = one.judgement.reason.split("\n")[0] or seen
         table.add_row(Text(verdict, style=STYLES[verdict]), plain(one.experiment.path), plain(text))
     return Group(table, Text(counts(runs), style="bold"), plain(versions(runs), "dim"))

@@ -17,9 +17,9 @@ from netns_tw.kernel.sockdiag import TcpSocket
 from netns_tw.lab import ALWAYS_SHOWN, read_sysctls
 from netns_tw.measure.observer import Observer
 from netns_tw.measure.sampler import Sampler
-from netns_tw.model.record import BEFORE, Built, Dump, Line, Ran, Sample, Snapshot, to_json
+from netns_tw.model.lines import BEFORE, Built, Dump, Line, Ran, Sample, Snapshot, to_json
 from netns_tw.model.topology import Program, Topology
-from netns_tw.replay import now_ms, rows
+from netns_tw.replay import kinds, now_ms, rows
 from netns_tw.standing.stage import SHOWN
 
 LOOK_S = 0.1
@@ -49,9 +49,11 @@ class Lookout:
         shown = _replayed()
         self._tell_sysctls()
         for name, observer in self._observers.items():
-            sockets, time_wait = observer.read()
+            seen = observer.read()
             counters = {key: number for key, number in observer.counters.read().items() if number}
-            self._tell(Snapshot(BEFORE, self._at(), name, rows(sockets), counters, time_wait, []))
+            self._tell(
+                Snapshot(BEFORE, self._at(), name, rows(seen.sockets), counters, seen.time_wait, [], kinds(seen))
+            )
         while True:
             sampler.sample()
             for line in next(shown):
@@ -86,7 +88,7 @@ class Lookout:
     def _on_our_clock(self, line: bytes) -> bytes:
         """A replay's own times count from its own start."""
         found = json.loads(line)
-        if found["kind"] == "response":
+        if found["kind"] in ("response", "batch"):
             found["at_ms"] = max(0.0, self._at() - found["took_ms"])
         return json.dumps(found).encode() + b"\n"
 

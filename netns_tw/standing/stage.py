@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from netns_tw.errors import UsageError
-from netns_tw.model.record import Header, Line, Response, StepEnd, to_json
+from netns_tw.model.lines import Batch, Header, Line, Response, StepEnd, to_json
 from netns_tw.rules import RUN
 
 LOCK = RUN / ".replay.lock"
@@ -40,7 +40,7 @@ def shown(emit: Callable[[Line], None]) -> Callable[[Line], None]:
     files = [os.open(SHOWN, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)]
 
     def both(line: Line) -> None:
-        if isinstance(line, Header | Response | StepEnd):
+        if isinstance(line, Header | Response | Batch | StepEnd):
             try:
                 for file in files:
                     os.write(file, to_json(line) + b"\n")

@@ -166,7 +166,7 @@ def lookout(entry: Entry, topology: Topology) -> Iterator[int]:
     Raises:
         UsageError: the lab is gone, or another user's.
     """
-    from netns_tw.model.record import Trouble, to_json
+    from netns_tw.model.lines import Trouble, to_json
     from netns_tw.standing.lookout import Lookout
 
     programs = _programs(entry, topology)
