@@ -29,6 +29,7 @@ from netns_tw.wait import DeadlineMissed, wait_until
 
 PROGRAMS = Path(__file__).resolve().parent / "programs" / "__main__.py"
 LISTEN_DEADLINE_S = 10.0
+CHILD_EHASH = "net.ipv4.tcp_child_ehash_entries"
 ALWAYS_SHOWN = (
     "net.ipv4.ip_local_port_range",
     "net.ipv4.tcp_tw_reuse",
@@ -108,6 +109,8 @@ class RunningLab:
         rtnl_of = rtnl_by(self._links)
         with ExitStack() as sockets:
             rtnl: dict[str, Rtnl] = {}
+            if self.topology.ehash_entries:  # each namespace that is made from here on has a table of its own
+                sysctl.write_here("the lab", CHILD_EHASH, str(self.topology.ehash_entries))
             for name in self.topology.nodes:
                 netns.add(name)
                 with netns.enter(name):

@@ -35,21 +35,26 @@ def write(netns_name: str, name: str, value: str) -> str:
         Skip: this kernel lacks it; with the first or last kernel that has it, where known.
         UsageError: the kernel refuses the value (errno by name), or keeps another one.
     """
-    where = f"node {netns_name}: {name}"
     with netns.enter(netns_name):
-        if not os.path.isfile(_file(name)):
-            raise Skip(_why_missing(name))
+        return write_here(f"node {netns_name}", name, value)
+
+
+def write_here(owner: str, name: str, value: str) -> str:
+    """``write`` in the namespace that the caller is in, *owner*'s by the words of a message."""
+    where = f"{owner}: {name}"
+    if not os.path.isfile(_file(name)):
+        raise Skip(_why_missing(name))
+    try:
+        fd = os.open(_file(name), os.O_RDWR)
         try:
-            fd = os.open(_file(name), os.O_RDWR)
-            try:
-                os.write(fd, value.encode())
-                seen = _value(fd)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            code = errno.errorcode.get(error.errno or 0, str(error.errno))
-            hint = " (read-only in a namespace)" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
-            raise UsageError(f"{where} = {value!r}: refused by the kernel with {code}{hint}") from error
+            os.write(fd, value.encode())
+            seen = _value(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0, str(error.errno))
+        hint = " (read-only in a namespace)" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
+        raise UsageError(f"{where} = {value!r}: refused by the kernel with {code}{hint}") from error
     if seen != _fold(value):
         raise UsageError(f"{where} = {value!r}: the kernel keeps {seen!r} instead")
     return seen

@@ -183,6 +183,8 @@ class Topology:
     folder: Path
     text: str = field(repr=False, default="")
     """Its file, as it was read."""
+    ehash_entries: int = 0
+    """Buckets of the established hash that each node has of its own; 0: all share the machine's."""
 
     def with_nodes(self, overlay: Mapping[str, Node]) -> Topology:
         """Return the lab as an experiment changes it: sysctls added, a program or routes replaced."""

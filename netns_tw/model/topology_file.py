@@ -34,6 +34,8 @@ NGINX_TOKENS = ("GLOBALS", "HTTP_GLOBALS", "LISTEN")
 """Filled in by the harness; GLOBALS and HTTP_GLOBALS must stand in every nginx.conf."""
 _TOKEN = re.compile(r"%%(\w+)%%")
 MAX_INT = 10**9
+MIN_EHASH, MAX_EHASH = 1 << 8, 1 << 24
+"""Buckets; the kernel's own limit above (tcp_child_ehash_entries_max, net/ipv4/sysctl_net_ipv4.c)."""
 ANY_NODE = ("0.0.0.0", "::", "127.0.0.1", "::1")
 
 
@@ -50,13 +52,16 @@ def read_topology(folder: Folder) -> Topology:
     if name and not NAME.fullmatch(name):
         root.problem("name", f"must be {NAME_RULE}, not {name!r}")
     description = root.text("description", "")
+    ehash_entries = root.number("ehash_entries", 0, MIN_EHASH, MAX_EHASH)
+    if ehash_entries & (ehash_entries - 1):
+        root.problem("ehash_entries", f"must be a power of two, not {ehash_entries}")
     nodes = {one: read_node(one, table, folder) for one, table in root.tables("nodes")}
     if not nodes:
         root.problem("nodes", "missing; a lab has at least one node, [nodes.NAME]")
     found = [_link(table, nodes) for table in root.each("links")]
     links = tuple(filter(None, found))
     root.end()
-    topology = Topology(name, description, nodes, links, folder.path, document.text)
+    topology = Topology(name, description, nodes, links, folder.path, document.text, ehash_entries)
     _check_interfaces(root, topology)
     if len(links) == len(found):  # else it is not known who has which address
         _check_listeners(root, topology)
