@@ -99,7 +99,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PATH with ``netns-tw`` on it, the console script of this checkout, and a ``sudo``: fish asks if there is one."""
+    """A PATH with ``netns-tw`` on it, this checkout's console script, and a ``sudo``: fish asks if there is one."""
     script = tmp_path_factory.mktemp("bin") / "netns-tw"
     script.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"

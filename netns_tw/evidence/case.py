@@ -72,6 +72,11 @@ class Case:
         """The last step that is whole; -1 if none is."""
         return max(self.record.steps, default=BEFORE)
 
+    def count(self, node: str, step: int, *states: str) -> int:
+        """How many sockets of *node* were in one of some *states* after *step*."""
+        snapshot = self.record.snapshots.get((step, node))
+        return sum(snapshot.states[one] for one in states) if snapshot else 0
+
     def grew(self, node: str, *counters: str) -> int:
         """How much the sum of some counters of *node* grew over the whole run; a counter never falls."""
         before, after = self.record.snapshots.get((BEFORE, node)), self.record.snapshots.get((self.last_step, node))

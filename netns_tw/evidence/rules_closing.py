@@ -11,15 +11,27 @@ from netns_tw.model.budget import TIME_WAIT_MS
 from netns_tw.model.lines import BEFORE
 from netns_tw.model.ports import Bounds
 
+FEW = 3
+"""Openers that are told of one by one."""
 KEPT_FROM = 2
 """Requests per connection from which connections are said to be kept alive."""
 
 
 def acceptor_closed(case: Case) -> Iterator[Explanation]:
     """The acceptor closed first and the opener never did, so the opener loses no port."""
+    many = _closed_for_many(case)
+    for acceptor, openers in many.items():
+        count = sum(one.by_acceptor.least for one in case.closes if one.acceptor == acceptor)
+        text = (
+            f"{acceptor} closed all {count} connections from {len(openers)} nodes first, and they none, so TIME_WAIT is"
+            f" on the side of {acceptor} and costs them no port: a server's entries differ by the client's address and"
+            " port, not its own"
+        )
+        proof = ", ".join(f"TW +{case.grew(one, 'TcpExtTW')} on {one}" for one in (*openers, acceptor))
+        yield Explanation("acceptor-closed-first", text, proof)
     for (_, opener, acceptor), steps in case.flows.items():
         theirs, ours = total(one.by_acceptor for one in steps), total(one.by_opener for one in steps)
-        if not theirs.least or ours.most or not case.grew(acceptor, *ENTRIES):
+        if acceptor in many or not theirs.least or ours.most or not case.grew(acceptor, *ENTRIES):
             continue
         opened = sum(one.opened for one in steps)
         which = _connections(theirs, opened) if theirs.is_exact else f"at least {plural(theirs.least, 'connection')}"
@@ -28,6 +40,18 @@ def acceptor_closed(case: Case) -> Iterator[Explanation]:
             f" {acceptor} and costs {opener} no port: a server's entries differ by the client's port, not its own"
         )
         yield Explanation("acceptor-closed-first", text, _proof(case, opener, acceptor))
+
+
+def _closed_for_many(case: Case) -> dict[str, list[str]]:
+    """Acceptors that closed every connection of more than FEW openers first, and these openers."""
+    found: dict[str, list[str]] = {}
+    for acceptor in sorted({one.acceptor for one in case.closes}):
+        mine = [one for one in case.closes if one.acceptor == acceptor]
+        is_all = all(one.by_acceptor == Bounds.exactly(one.opened) and not one.by_opener.most for one in mine)
+        openers = sorted({one.opener for one in mine})
+        if len(openers) > FEW and is_all and case.grew(acceptor, *ENTRIES):
+            found[acceptor] = openers
+    return found
 
 
 def race(case: Case) -> Iterator[Explanation]:
@@ -57,6 +81,8 @@ def replaced(case: Case) -> Iterator[Explanation]:
         before = {row[1:5] for row in case.rows(acceptor, BEFORE, TIME_WAIT, "fin-wait-2")}
         left = [row for row in case.rows(acceptor, case.last_step, TIME_WAIT, "fin-wait-2") if row[1:5] not in before]
         entered, there = case.grew(acceptor, "TcpExtTW"), len(left)
+        if case.record.snapshots[case.last_step, acceptor].kinds:  # more than are listed
+            there = case.count(acceptor, case.last_step, TIME_WAIT, "fin-wait-2") - len(before)
         by_rst = sum(case.grew(one, "TcpOutRsts") for one in openers)  # a RST ends an entry too
         if 0 < entered - there - by_rst <= case.grew(acceptor, "TcpPassiveOpens"):
             rest = f"only {there} {'is' if there == 1 else 'are'}" if there else "none is"

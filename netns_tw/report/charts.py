@@ -69,6 +69,8 @@ class Chart:
     """Seconds, and the value of each series from then on."""
     moments: int
     """How many moments there are; the table shows the first, the last, and evenly picked ones."""
+    unit: str = "Seconds"
+    """Of the rows."""
 
 
 def chart(identity: str, title: str, axis: TimeAxis, series: Sequence[Series]) -> Chart | None:
@@ -92,12 +94,12 @@ def chart(identity: str, title: str, axis: TimeAxis, series: Sequence[Series]) -
     axis.draw_marks(plot, HEIGHT)
     times, count = stepfunction.moments([points for _, points in found], MOST_ROWS)
     rows = [(axis.seconds(at), [_shown(stepfunction.value_at(points, at)) for _, points in found]) for at in times]
-    return Chart(title, svg.finished(root), keys, rows, count)
+    return Chart(title, svg.finished(root), keys, rows, count, axis.unit)
 
 
 def _framed(identity: str, title: str, axis: TimeAxis, keys: Sequence[Key]) -> Element:
     words = "; ".join(f"{key.name}: at most {key.most:,}, at the end {key.last:,}" for key in keys)
-    told = f"Lines over {axis.width_ms / 1000:,.3f} s. {words}. {axis.words}"
+    told = f"Lines over {axis.extent}. {words}. {axis.words}"
     return svg.picture(identity, title, told, TOP + HEIGHT + BOTTOM)
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netns_tw.evidence.case import Case
+from netns_tw.evidence.cost import connect_curve
 from netns_tw.evidence.timeline import NodeTimeline, Timeline
 from netns_tw.report import charts, portmap
 from netns_tw.report.charts import Chart, Series
-from netns_tw.report.timeaxis import TimeAxis
+from netns_tw.report.timeaxis import PERCENT, FillAxis, TimeAxis
 
 MOST_OUTCOMES = 6
 """Outcomes that have a line of their own in the chart of responses."""
+CONNECTS = "connect(), median in microseconds, by how many connections were made before"
+COLOURS = ("bad", "good", "time-wait", "other")
 FAR_APART = 20
 """Curves whose greatest values differ more than this have a chart each."""
 
@@ -43,7 +46,18 @@ def draw(anchor: str, case: Case, curves: Timeline, axis: TimeAxis) -> list[Char
     drawn = (
         charts.chart(f"{anchor}-chart-{index}", title, axis, series) for index, (title, series) in enumerate(wanted)
     )
-    return [one for one in drawn if one is not None]
+    found_connects = charts.chart(f"{anchor}-chart-connect", CONNECTS, FillAxis(), _connects(case))
+    return [one for one in (found_connects, *drawn) if one is not None]
+
+
+def _connects(case: Case) -> list[Series]:
+    """The median of connect() of every step that made bare connections, batch by batch."""
+    found: list[Series] = []
+    for number, step in enumerate(case.experiment.steps):
+        points = [(at * PERCENT, round(us)) for at, us in connect_curve(case.record, number)]
+        if points:
+            found.append(Series(step.name, points, COLOURS[len(found) % len(COLOURS)]))
+    return found
 
 
 def _towards(peer: str) -> str:

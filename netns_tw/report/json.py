@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from netns_tw.evidence.closers import Closes
+from netns_tw.evidence.cost import connect_curve, costs
 from netns_tw.evidence.explain import explain
 from netns_tw.evidence.prediction import predictions
 from netns_tw.evidence.refused import Refused
@@ -65,7 +66,17 @@ def _step(one: Run, number: int) -> dict[str, Any]:
         "ok": one.record.ok(number),
         "predicted_ok": {"least": predicted.least, "most": predicted.most} if predicted else None,
         "took_ms": round(one.record.span_ms(number, number), 3) if end else None,
+        **_bare(one, number),
     }
+
+
+def _bare(one: Run, number: int) -> dict[str, Any]:
+    """Of a step that made bare connections: what connect() took as they grew in number, and what the sockets cost."""
+    if not (curve := connect_curve(one.record, number)):
+        return {}
+    name = one.experiment.steps[number].name
+    cost = next((asdict(each) for each in costs(one.record, one.experiment) if each.step == name), None)
+    return {"connect_us": [{"percent": at, "median": us} for at, us in curve], "cost": cost}
 
 
 def _of_step(one: Run, found: Closes | Refused) -> dict[str, Any]:

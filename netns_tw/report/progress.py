@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from netns_tw.job import Job
-from netns_tw.model.lines import Line, Response
+from netns_tw.model.lines import Batch, Line, Response
 from netns_tw.model.record import Record
 from netns_tw.parallel import Watcher
 
@@ -53,10 +53,11 @@ class Progress(Watcher):
         self._draw(at_once=True)
 
     def line(self, job: Job, line: Line) -> None:
-        if isinstance(line, Response):
+        if isinstance(line, Response | Batch):
             _, count = self._counts[id(job)]
-            count[0] += 1
-            count[1] += not line.ok
+            done, ok = (line.count, line.ok) if isinstance(line, Batch) else (1, line.ok)
+            count[0] += done
+            count[1] += done - ok
             self._draw()
 
     def ended(self, job: Job, record: Record) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from netns_tw.evidence.case import Explanation
+from netns_tw.evidence.cost import by_parts, connect_curve, costs
 from netns_tw.evidence.explain import explain
 from netns_tw.evidence.prediction import predictions
 from netns_tw.model.labs import Lab
@@ -86,6 +87,7 @@ def run(one: Run) -> RenderableType:
         parts.append(_findings(one.judgement.findings))
     if one.case.closes:
         parts.append(_closes(one))
+    parts += [_costs(one)] if one.record.batches else []
     parts += [_explanation(found) for found in explain(one.case)]
     log = next((line for finding in one.judgement.findings for line in finding.evidence), "")
     words = [
@@ -124,6 +126,27 @@ def _closes(one: Run) -> RenderableType:
             words.append(f"reset {found.reset}")
         name = one.experiment.steps[found.step].name
         table.add_row(plain(name), plain(opened), plain(", ".join(words)), str(found.open))
+    return table
+
+
+def _costs(one: Run) -> RenderableType:
+    """What connect() took in each tenth of a step, and what the sockets cost after it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("step", ratio=2)
+    table.add_column("connect(), median us, by tenth of the step", ratio=5)
+    for title in ("TIME_WAIT", "slab bytes", "count", "by kind"):
+        table.add_column(title, justify="right", no_wrap=True)
+    found = {each.step: each for each in costs(one.record, one.experiment)}
+    for number, step in enumerate(one.experiment.steps):
+        parts = by_parts(connect_curve(one.record, number))
+        if not any(parts):
+            continue
+        words = " ".join("-" if us is None else f"{us:.0f}" for us in parts)
+        cells = ("-", "-", "-", "-")
+        if cost := found.get(step.name):
+            each = "-" if cost.slab_bytes is None else f"{cost.slab_bytes}"
+            cells = (f"{cost.time_wait}", each, f"{cost.count_us:.1f} us", f"{cost.tally_ms:.0f} ms")
+        table.add_row(plain(step.name), plain(words), *cells)
     return table
 
 

@@ -62,6 +62,16 @@ class TimeAxis:
         return [(f"{one:,.{digits}f} s", self.began_ms + one * 1000) for one in found]
 
     @property
+    def unit(self) -> str:
+        """What ``seconds`` shows."""
+        return "Seconds"
+
+    @property
+    def extent(self) -> str:
+        """All of it in words."""
+        return f"{self.width_ms / 1000:,.3f} s"
+
+    @property
     def words(self) -> str:
         """The steps and the moment of exhaustion, for those who do not see the marks."""
         parts = [
@@ -105,3 +115,29 @@ class TimeAxis:
         if cells(words) < 3:
             words = cut(str(index + 1), room)
         element(plot, "text", words, x=left + 4, y=-TOP + 15, class_="step-words")
+
+
+PERCENT = 1000.0
+"""A per cent of a step on a FillAxis, which counts as a TimeAxis counts ms."""
+
+
+@dataclass(frozen=True)
+class FillAxis(TimeAxis):
+    """From the first connection of a step to its last, in per cent of them."""
+
+    began_ms: float = 0.0
+    ended_ms: float = 100 * PERCENT
+
+    def seconds(self, ms: float) -> str:
+        return f"{ms / PERCENT:.0f}"
+
+    def labels(self) -> list[tuple[str, float]]:
+        return [(f"{one} %", one * PERCENT) for one in range(0, 101, 10)]
+
+    @property
+    def unit(self) -> str:
+        return "Per cent of the connections"
+
+    @property
+    def extent(self) -> str:
+        return "the connections of a step, in per cent"
