@@ -1,0 +1,9 @@
+"""All figures, subject by subject."""
+
+from __future__ import annotations
+
+from benchmarks import start
+from benchmarks.figure import Figure
+
+SUBJECTS = (start,)
+FIGURES: tuple[Figure, ...] = tuple(one for subject in SUBJECTS for one in subject.FIGURES)
