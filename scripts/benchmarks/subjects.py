@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import start
+from benchmarks import bringup, start
 from benchmarks.figure import Figure
 
-SUBJECTS = (start,)
+SUBJECTS = (start, bringup,)
 FIGURES: tuple[Figure, ...] = tuple(one for subject in SUBJECTS for one in subject.FIGURES)
