@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import bringup, start
+from benchmarks import bringup, programs, start, teardown
 from benchmarks.figure import Figure
 
-SUBJECTS = (start, bringup,)
+SUBJECTS = (start, bringup, teardown, programs,)
 FIGURES: tuple[Figure, ...] = tuple(one for subject in SUBJECTS for one in subject.FIGURES)
