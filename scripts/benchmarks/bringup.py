@@ -103,7 +103,7 @@ def _late(_: int) -> Samples:
 
 def _late_of(found: list[float]) -> Samples:
     late = sum(one > LATE_MS for one in found)
-    return Samples([float(late)], note=f"of {len(found)}; the slowest took {max(found):.1f} ms")
+    return Samples([float(late)], note=f"the slowest took {max(found):.1f} ms")
 
 
 def _late_among_the_dying(_: int) -> Samples:

@@ -15,6 +15,7 @@ from benchmarks.interleave import ROOT, without_old_byte_code
 from benchmarks.subjects import FIGURES
 from netns_tw.errors import EXIT_FAIL, EXIT_PASS, EXIT_USAGE, near_match
 
+EXIT_INTERRUPTED = 130
 HISTORY = Path(__file__).resolve().parent / "history.jsonl"
 
 
@@ -44,14 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"scripts/bench: --history {given.history}: {error}", file=sys.stderr)
         return EXIT_USAGE
-    return _measure(picked, earlier, given)
+    try:
+        return _measure(picked, earlier, given)
+    except KeyboardInterrupt:  # the sandbox of what was being measured is gone
+        print("scripts/bench: interrupted; nothing is left behind, and nothing was noted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measure netns_tw beside public tools and the kernel's own limit, in turn, on this machine.",
-        epilog="exit codes: 0 all figures hold, or could not be measured here; 1 one does not hold; 2 usage",
+        epilog="exit codes: 0 none fails; 1 a figure does not hold; 2 usage; 130 interrupted",
         allow_abbrev=False,
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help="what to measure (default: all)")

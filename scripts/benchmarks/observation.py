@@ -205,7 +205,14 @@ FIGURES = (
         "ss -Htan, from its start to its last line",
         9,
     ),
-    Figure("sampling", "default sampling while 1000 requests a second run", at_most(3), "% of a core", _share, runs=3),
+    Figure(
+        "sampling",
+        "one core's share that default sampling takes, at 1000 requests a second",
+        at_most(3),
+        "%",
+        _share,
+        runs=3,
+    ),
     Figure(
         "sampling-p50",
         "request p50 with default sampling",

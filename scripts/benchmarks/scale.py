@@ -43,7 +43,7 @@ FIGURES = (
         "time-wait-rate",
         f"making {COUNT} TIME_WAIT on one server from {CLIENTS} client nodes",
         at_least(0.7),
-        "connections/s",
+        "conn/s",
         _beside_c,
         "C, both ends in one process",
         5,
