@@ -173,7 +173,7 @@ def _disturbance(runs: int) -> Samples:
         runs,
     )
     noise = max(found.theirs) / median(found.theirs)
-    return Samples(found.ours, found.theirs, bound=at_most(noise), note="the bound is the slowest run without one")
+    return Samples(found.ours, found.theirs, bound=at_most(noise))
 
 
 FIGURES = (
@@ -215,7 +215,7 @@ FIGURES = (
     ),
     Figure(
         "sampling-p50",
-        "request p50 with default sampling",
+        "request p50 with default sampling; no more than the slowest run without",
         at_most(1),
         "us",
         _disturbance,

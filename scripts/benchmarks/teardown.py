@@ -15,7 +15,6 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -101,6 +100,10 @@ def _freed_ms(topology: Topology) -> float:
     return (time.monotonic() - began) * 1000
 
 
+def _dropped_in_c_ms(words: tuple[str, ...]) -> float:
+    return limit("free", str(NODES), *words)["freed_us"] / 1000
+
+
 def _is_one_free() -> bool:
     try:
         libc.unshare(libc.CLONE_NEWNET)
@@ -113,8 +116,9 @@ def _is_one_free() -> bool:
 
 def _freed(topology: Topology, words: tuple[str, ...], runs: int) -> Samples:
     compiled()
-    theirs: Callable[[], float] = lambda: limit("free", str(NODES), *words)["freed_us"] / 1000  # noqa: E731
-    return interleaved(lambda: inside(partial(_freed_ms, topology)), lambda: inside(theirs), runs)
+    return interleaved(
+        lambda: inside(partial(_freed_ms, topology)), lambda: inside(partial(_dropped_in_c_ms, words)), runs
+    )
 
 
 FIGURES = (
