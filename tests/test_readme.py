@@ -19,6 +19,7 @@ BLOCK = re.compile(r"^(?:`([^`\n]+)`[^\n]*:\n\n)?```(\w+)\n(.*?)^```$", re.M | r
 RUN_ELSEWHERE = {
     "sudo scripts/run topology lb3ports": "every experiment in test_replay.py; its output below",
     "sudo scripts/test": "this is it",
+    "sudo scripts/bench": "minutes of load, with the machine to itself: its parts in test_bench.py",
     "scripts/run lesson direct": "a conversation: test_lesson.py",
 }
 
