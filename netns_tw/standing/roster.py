@@ -167,16 +167,23 @@ class Roster:
         was_there = False
         trouble: NetnsTwError | None = None
 
-        def is_gone() -> bool:
+        def look() -> Entry | None:
             nonlocal was_there, trouble
             alive, troubles = self._all()
             found, trouble = {one.name: one for one in alive}.get(name), troubles.get(name)
             if isinstance(trouble, UsageError):
                 raise trouble
             was_there = was_there or found is not None
-            if found is not None and found.init is not None:  # None: the command has not started it yet
-                found.init.kill()
-            return found is None
+            return found
+
+        def is_gone() -> bool:
+            found = look()
+            if found is None:
+                return True
+            if found.init is None:  # the command has not started it yet
+                return False
+            found.init.kill()  # and wait for it; what is left to do is to remove the entry
+            return look() is None
 
         try:
             wait_until(is_gone, f"lab {name} is gone", DOWN_DEADLINE_S)
