@@ -5,9 +5,9 @@ ephemeral ports then wait in TIME_WAIT. What it finds when none is left is EADDR
 (__inet_hash_connect), or EADDRINUSE from bind(2) where a source port was asked for. Both the errno and the call are
 part of every result, because the remedies differ.
 
-What is measured should be the kernel, so a request is few steps: one timeout is set per connection, short enough that a
-call that misses it is worth a second look at the clock, and an answer that is known by its bytes is not parsed again
-(memo.py).
+What is measured should be the kernel, so a request is few steps: the socket stays blocking, where Python's own timeouts
+would poll(2) before each call; the kernel's (SO_SNDTIMEO, SO_RCVTIMEO, socket(7)) are short enough that a call which
+misses one is worth a second look at the clock. And an answer that is known by its bytes is not parsed again (memo.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +90,8 @@ class Channel:
         self._keep_alive = plan.keep_alive
         self._timeout_s = plan.timeout_ms / 1000
         self._patience_s = min(PATIENCE_S, PATIENCE_SHARE * self._timeout_s)
+        self._patience = struct.pack("@ll", 0, max(1, round(self._patience_s * 1e6)))
+        """As a struct timeval; of 0 the kernel makes for ever."""
         self._new_http = http11.ClientSide if plan.strict_h11 else partial(memo.ClientSide, known)
         self._raw = http11.ClientSide().request(*self._asked)
         """Every request's bytes."""
@@ -112,8 +115,8 @@ class Channel:
             sock = self._sock
             if sock is None:
                 sock = self._open(source_port)
-            else:
-                sock.settimeout(self._patience_s)
+            elif sock.gettimeout() is not None:  # a call of the last request was slow
+                sock.settimeout(None)
             return self._exchange(sock)
         except BaseException:
             self.close()
@@ -131,7 +134,8 @@ class Channel:
         self._http = None
         if source_port is not None:
             _call("bind", sock.bind, ("::" if self._family == socket.AF_INET6 else "0.0.0.0", source_port))
-        sock.settimeout(self._patience_s)
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, option, self._patience)
         try:
             sock.connect(self._address)
         except OSError as error:
@@ -183,7 +187,8 @@ class Channel:
 
     def _resume(self, name: str, error: OSError, sock: socket.SocketType, function: Callable[[A], T], argument: A) -> T:
         """Go on with a call that failed with *error*, if it was but too slow; say first what there is to say."""
-        if not isinstance(error, TimeoutError) or error.errno is not None:  # an errno is the kernel's own time-out
+        is_slow = isinstance(error, BlockingIOError) or (isinstance(error, TimeoutError) and error.errno is None)
+        if not is_slow:  # ETIMEDOUT is TCP's own
             raise Failed(name, _name(error)) from error
         self._flush()
         sock.settimeout(self._left(name))

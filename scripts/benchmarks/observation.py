@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from statistics import median
 
 from benchmarks import labs
 from benchmarks.figure import Figure, Samples, at_most
-from benchmarks.fill import fill
+from benchmarks.fill import filled
 from benchmarks.inside import inside
 from benchmarks.interleave import alone, interleaved, program
 from netns_tw.kernel import process
@@ -27,7 +28,7 @@ from netns_tw.kernel.sockdiag import SockDiag
 from netns_tw.lab import RunningLab
 from netns_tw.measure.sampler import Sampler
 from netns_tw.model.experiment import Experiment, Step
-from netns_tw.model.record import Line, Response, StepEnd
+from netns_tw.model.lines import Line, Response, StepEnd
 from netns_tw.replay import Choices, Replay, now_ms
 
 FEW, MANY, SHOWN = 10, 200_000, 28_000
@@ -37,12 +38,7 @@ PACED = Step("paced", labs.URL, requests=6000, interval_ms=1)
 """Long enough for the sampler's longest pause, which a full dump earns, to be a part of it."""
 SS_STATES = {"estab": "established", "listen": "listening"}
 Histogram = Counter[tuple[str, str, int]]
-"""How many sockets there are, by state, remote address and remote port."""
-
-
-def histogram(reader: SockDiag) -> Histogram:
-    """The full histogram by netns_tw's reader. THE ONE PLACE to call SockDiag.tally() as soon as there is one."""
-    return Counter((one.state, one.remote, one.remote_port) for one in reader.dump())
+"""How many sockets there are, by state, remote address, and remote port where the connection was not accepted."""
 
 
 def _count_us(counters: Counters) -> float:
@@ -54,8 +50,7 @@ def _count_us(counters: Counters) -> float:
 
 def _count_at(count: int, runs: int) -> Samples:
     def samples() -> Samples:
-        with RunningLab(labs.pair("server"), {}):
-            fill("client", "server", "198.18.1.1", count)
+        with RunningLab(labs.pair("server"), {}), filled("server", {"client": "198.18.1.1"}, count):
             counters = Counters("server")
             return alone(lambda: _count_us(counters), runs)
 
@@ -64,9 +59,11 @@ def _count_at(count: int, runs: int) -> Samples:
 
 def _count_many_beside_few(runs: int) -> Samples:
     def samples() -> Samples:
-        with RunningLab(labs.pair("many", "few"), {}):
-            fill("client", "many", "198.18.1.1", MANY)
-            fill("client", "few", "198.18.2.1", FEW)
+        with (
+            RunningLab(labs.pair("many", "few"), {}),
+            filled("many", {"client": "198.18.1.1"}, MANY),
+            filled("few", {"client": "198.18.2.1"}, FEW),
+        ):
             many, few = Counters("many"), Counters("few")
             return interleaved(lambda: _count_us(many), lambda: _count_us(few), runs)
 
@@ -77,8 +74,7 @@ def _histogram_beside_ss(runs: int) -> Samples:
     program("ss", "iproute2")
 
     def samples() -> Samples:
-        with RunningLab(labs.pair("server"), {}):
-            fill("client", "server", "198.18.1.1", SHOWN)
+        with RunningLab(labs.pair("server"), {}), filled("server", {"client": "198.18.1.1"}, SHOWN):
             reader = SockDiag("server")
             ours, theirs = _Ours(reader), _Ss("server")
             found = interleaved(ours.ms, theirs.ms, runs)
@@ -97,8 +93,10 @@ class _Ours:
 
     def ms(self) -> float:
         began = time.monotonic()
-        self.last = histogram(self._reader)
-        return (time.monotonic() - began) * 1000
+        found = self._reader.tally()
+        took_ms = (time.monotonic() - began) * 1000
+        self.last = Counter({(kind.state, kind.remote, kind.remote_port): count for kind, count in found.items()})
+        return took_ms
 
 
 class _Ss:
@@ -114,15 +112,18 @@ class _Ss:
         child = process.spawn(self._node, self._argv, Path("/run/log"), stdout=-1)
         text, _ = child.communicate(timeout=60)
         took_ms = (time.monotonic() - began) * 1000
-        self.last = Counter(_of_ss(line) for line in text.decode().splitlines())
+        rows = [line.split() for line in text.decode().splitlines()]
+        listening = {row[3].rpartition(":")[2] for row in rows if row[0] == "LISTEN"}
+        self.last = Counter(_of_ss(row, listening) for row in rows)
         return took_ms
 
 
-def _of_ss(line: str) -> tuple[str, str, int]:
-    state, _, _, _, peer, *_ = line.split()
+def _of_ss(row: Sequence[str], listening: Collection[str]) -> tuple[str, str, int]:
+    state, _, _, local, peer, *_ = row
     address, _, port = peer.rpartition(":")
     state = state.lower()
-    return SS_STATES.get(state, state), address.strip("[]"), int(port) if port.isdigit() else 0
+    is_open = not port.isdigit() or local.rpartition(":")[2] in listening
+    return SS_STATES.get(state, state), address.strip("[]"), 0 if is_open else int(port)
 
 
 def _differing(ours: Histogram, theirs: Histogram) -> str:

@@ -8,19 +8,25 @@ of TIME_WAIT is checked.
 
 from __future__ import annotations
 
+import time
+
+from benchmarks import labs
 from benchmarks.figure import Figure, Samples, at_least
+from benchmarks.fill import filled
 from benchmarks.inside import inside
 from benchmarks.interleave import interleaved
 from benchmarks.limit import compiled, limit
+from netns_tw.lab import RunningLab
 
 COUNT, CLIENTS = 50_000, 4
-OURS_IS_THERE = False
-"""PLACE FOR THE PRODUCT'S SIDE: make this True when ``_ours_per_s`` calls netns_tw's function."""
 
 
 def _ours_per_s() -> float:
-    """PLACE FOR THE PRODUCT'S SIDE: make COUNT TIME_WAIT from CLIENTS nodes by netns_tw; return how many a second."""
-    raise NotImplementedError
+    addresses = {f"client{number}": f"198.18.{number}.1" for number in range(1, CLIENTS + 1)}
+    with RunningLab(labs.star(CLIENTS), {}):
+        began = time.monotonic()
+        with filled("server", addresses, COUNT):
+            return COUNT / (time.monotonic() - began)
 
 
 def _in_c_per_s() -> float:
@@ -32,10 +38,7 @@ def _in_c_per_s() -> float:
 
 def _beside_c(runs: int) -> Samples:
     compiled()
-    if OURS_IS_THERE:
-        return interleaved(lambda: inside(_ours_per_s), lambda: inside(_in_c_per_s), runs)
-    theirs = [inside(_in_c_per_s) for _ in range(runs)]
-    return Samples((), theirs, lacks="netns_tw has no function for it yet")
+    return interleaved(lambda: inside(_ours_per_s), lambda: inside(_in_c_per_s), runs)
 
 
 FIGURES = (

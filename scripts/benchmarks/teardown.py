@@ -29,7 +29,7 @@ from netns_tw.lab import RunningLab
 from netns_tw.model.labs import find_one
 from netns_tw.model.topology import Program, Topology
 from netns_tw.programs.choice import choose
-from netns_tw.standing.bringup import bring_up
+from netns_tw.standing.bringup import How, bring_up
 from netns_tw.standing.entry import Entry
 from netns_tw.standing.roster import Roster
 from netns_tw.wait import wait_until
@@ -44,7 +44,7 @@ def _down_ms() -> float:
     lab, _ = find_one(LAB)
     roster = Roster(Path("/run/labs"))
     entry = Entry(LAB, LAB, str(lab.topology.folder), "", "h11", {})
-    bring_up(lab.topology, entry, roster, may_number=False, is_published=False)
+    bring_up(lab.topology, entry, roster, How())
     return took_ms(lambda: roster.down(LAB))
 
 
