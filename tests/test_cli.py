@@ -59,10 +59,15 @@ def test_every_help_has_an_example(command: str) -> None:
 def test_list() -> None:
     """Every lab and claim, one a line."""
     lines = printed("list").splitlines()
-    assert len(lines) == 3 + 22
-    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == ["crowd", "direct", "lb3ports"]
+    assert len(lines) == 4 + 26
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == [
+        "crowd",
+        "direct",
+        "lb3ports",
+        "scale",
+    ]
     assert any(line.startswith("  lb3ports/lb-exhausts-its-ports  ") for line in lines)
-    assert [one["name"] for one in json.loads(printed("list", "--json"))] == ["crowd", "direct", "lb3ports"]
+    assert [one["name"] for one in json.loads(printed("list", "--json"))] == ["crowd", "direct", "lb3ports", "scale"]
 
 
 def test_topology_without_a_lab_lists_them() -> None:

@@ -18,7 +18,7 @@ from netns_tw.commands import completion
 from netns_tw.standing.entry import VARIABLE, Entry
 from netns_tw.standing.roster import Roster
 
-LABS = ["crowd", "direct", "lb3ports"]
+LABS = ["crowd", "direct", "lb3ports", "scale"]
 SLOW = {"asyncio", "pyroute2", "rich", "jinja2", "msgspec", "nsenter", "pygal"}
 NOTHING_TO_OFFER = {"N", "LOW-HIGH", "PORTS", "WORD", "-- COMMAND...", "NODE.SYSCTL=VALUE"}
 """Metavars of numbers and of the user's own words."""

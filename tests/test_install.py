@@ -38,6 +38,6 @@ def test_an_installed_netns_tw_lists_and_replays_its_labs(tmp_path: Path) -> Non
     run(*pip, source, cwd=tmp_path)
     command = tmp_path / "venv" / "bin" / "netns-tw"
     shown = run(command, "list", cwd=tmp_path)
-    assert [word for word in ("crowd", "direct", "lb3ports") if f"\n{word}: " not in f"\n{shown}"] == []
+    assert [word for word in ("crowd", "direct", "lb3ports", "scale") if f"\n{word}: " not in f"\n{shown}"] == []
     replayed = run(command, "replay", "lb3ports/keepalive-requests-is-a-budget", "-q", cwd=tmp_path)
     assert "1 pass" in replayed

@@ -54,9 +54,9 @@ def connect(address: str, port: int = 80) -> socket.socket:
         return socket.create_connection((address, port), timeout=5)
 
 
-def closed_by_client(listener: socket.socket, address: str) -> None:
+def closed_by_client(listener: socket.socket, address: str, port: int = 80) -> None:
     """One connection whose client sends the first FIN, with both ends in this process: no race."""
-    client = connect(address)
+    client = connect(address, port)
     server, _ = listener.accept()
     client.close()
     assert server.recv(1) == b""

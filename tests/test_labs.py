@@ -29,7 +29,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_shipped_names() -> None:
     """The shipped labs by name, and each is called as its folder is."""
-    assert labs.shipped_names() == ["crowd", "direct", "lb3ports"]
+    assert labs.shipped_names() == ["crowd", "direct", "lb3ports", "scale"]
     assert [labs.read_lab(labs.folder_of(name)).name for name in labs.shipped_names()] == labs.shipped_names()
 
 
@@ -42,7 +42,7 @@ def test_a_lab_means_all_of_its_claims() -> None:
 
 
 def test_no_word_means_everything() -> None:
-    assert len(found()) == 22
+    assert len(found()) == 26
 
 
 def test_each_claim_once_in_the_order_given() -> None:
@@ -76,15 +76,15 @@ def test_a_lab_by_name_and_by_path_is_one() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lb3port", "no lab is called 'lb3port'; did you mean 'lb3ports'?; there are crowd, direct, lb3ports"),
-        ("zzz", "no lab is called 'zzz'; there are crowd, direct, lb3ports"),
-        ("", "no lab is called ''; there are crowd, direct, lb3ports"),
+        ("lb3port", "no lab is called 'lb3port'; did you mean 'lb3ports'?; there are crowd, direct, lb3ports, scale"),
+        ("zzz", "no lab is called 'zzz'; there are crowd, direct, lb3ports, scale"),
+        ("", "no lab is called ''; there are crowd, direct, lb3ports, scale"),
         ("./nowhere/x", "./nowhere: no lab there, a lab's folder holds a topology.toml"),
         (
             "direct/recycle-is-gon",
             "lab direct has no claim 'recycle-is-gon'; did you mean 'recycle-is-gone'?; see: netns_tw show direct",
         ),
-        ("a" * 5000 + "/b", "no lab is called '" + "a" * 5000 + "'; there are crowd, direct, lb3ports"),
+        ("a" * 5000 + "/b", "no lab is called '" + "a" * 5000 + "'; there are crowd, direct, lb3ports, scale"),
         ("./" + "a" * 5000 + "/b", "./" + "a" * 5000 + ": no lab there, a lab's folder holds a topology.toml"),
     ],
 )

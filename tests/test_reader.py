@@ -47,6 +47,7 @@ def test_every_shipped_lab_is_read() -> None:
         "crowd": 3,
         "direct": 13,
         "lb3ports": 6,
+        "scale": 4,
     }
 
 

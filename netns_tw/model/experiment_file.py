@@ -21,7 +21,7 @@ from netns_tw.model.folder import Folder
 from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.settings import is_port_range
 from netns_tw.model.subject_file import ERRNOS, subject_in
-from netns_tw.model.topology import PORT_RANGE, Topology
+from netns_tw.model.topology import PORT_RANGE, Topology, destination
 from netns_tw.model.topology_file import MAX_INT, listen_at, listener_problems, read_node
 from netns_tw.rules import BARE, CLIENTS, CLOSERS
 
@@ -109,7 +109,7 @@ def _step(table: Table, lab: Topology) -> Step:
     if not 0 <= step.interval_ms <= MAX_INT:
         table.problem("interval_ms", f"must be from 0 to {MAX_INT}, not {shown(step.interval_ms)}")
     _check_url(table, step.url, lab)
-    _check_bare(table, step)
+    _check_bare(table, step, lab)
     table.end()
     return step
 
@@ -130,9 +130,17 @@ def _range(table: Table, key: str) -> tuple[int, int] | None:
     return int(first), int(last or first)
 
 
-def _check_bare(table: Table, step: Step) -> None:
+def _check_bare(table: Table, step: Step, lab: Topology) -> None:
     """A bare connection carries no HTTP; and what only it has means nothing to a request."""
     if step.client == BARE:
+        to = destination(step.url)
+        for node in lab.nodes.values():
+            programs = node.programs
+            every = (programs.default, programs.h11, programs.nginx) if programs else ()
+            if any(one and one.listen.port == to.port for one in every) and node.name == lab.owner_of(to.address):
+                table.problem(
+                    "url", f"node {node.name} has a program on port {to.port}; a bare connection needs its own"
+                )
         for key in ("http", "keep_alive", "concurrency", "interval_ms"):
             if table.has(key):
                 table.problem(key, "means nothing to client = 'bare', which makes one connection after the other")
