@@ -26,9 +26,11 @@ from netns_tw.model.experiment import Experiment
 from netns_tw.model.labs import Lab
 from netns_tw.model.lines import (
     BEFORE,
+    Batch,
     Built,
     Canary,
     Captured,
+    Cost,
     Dump,
     End,
     Header,
@@ -233,6 +235,11 @@ def test_a_wrong_line_in_the_middle(tmp_path: Path) -> None:
     assert refused(path).startswith(f"{path}:17: not a line of a record: ")
 
 
+def batch(index: int, step: int = 0, ok: int = 9, took_ms: float = 1.0) -> Batch:
+    """Ten bare connections, of which one failed."""
+    return Batch(step, index, 10, ok, [("connect", "EADDRNOTAVAIL", 1)], 1.0, took_ms, (1.0, 2.0, 3.0))
+
+
 MISFITS: list[tuple[str, list[Line], str]] = [
     ("a second header", [*START, HEADER], "a second header"),
     ("a second built", [*START, BUILT], "a second line of kind built"),
@@ -271,6 +278,13 @@ MISFITS: list[tuple[str, list[Line], str]] = [
     ("a sample of no node", [*START, Sample(1.0, "moon", 0, 0, {})], "the lab has no node 'moon'"),
     ("a dump of no node", [*START, Dump(1.0, "moon", [])], "the lab has no node 'moon'"),
     ("a canary of no node", [*START, Canary(1.0, "moon", "before", TIME_WAIT)], "the lab has no node 'moon'"),
+    ("a batch of no step", [*START, batch(0, step=2)], "no step number 2"),
+    ("a batch too long", [*START, batch(15)], "has no request number 24"),
+    ("a batch twice", [*START, batch(0), batch(9)], "a second response to request number 9"),
+    ("a batch and a response", [*START, RESPONSES[3], batch(0)], "a second response to request number 0"),
+    ("a batch that does not add up", [*START, batch(0, ok=8)], "do not add up"),
+    ("a batch in no time", [*START, batch(0, took_ms=-1.0)], "less than no time"),
+    ("a cost of no node", [*START, Cost(0, 1.0, "moon", 1, 1, 1.0, 1.0)], "the lab has no node 'moon'"),
     ("a capture of no link", [*START, Captured("a -- b", [], 0, 0)], "the lab has no link 'a -- b'"),
 ]
 
@@ -529,6 +543,7 @@ def originals() -> list[bytes]:
     extra: list[Line] = [
         Canary(3.0, "client", "before", CANARY),
         Captured("client:eth0 -- server:eth0", [("198.18.0.2", 1024, "198.18.0.1", 80, 1000.0, "opener")], 9, 0),
+        Cost(-1, 4.0, "client", 0, 100, 3.0, 0.5),
     ]
     found: list[Sequence[Line]] = [LINES, [*START, *extra, *LINES[len(START) :]], [HEADER, Trouble(3, "no", skip=True)]]
     found += [list(lines_of(LABS["crowd"], one, (20, 20))) for one in LABS["crowd"].experiments.values()]
