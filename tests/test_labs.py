@@ -101,6 +101,29 @@ def test_a_folder_named_without_a_slash_is_hinted_at(own: Path) -> None:
         found(own.name)
 
 
+def test_the_contents_of_a_lab_are_those_of_its_files() -> None:
+    """What a list of labs shows is read from the heads of the files, and is what the whole files say."""
+    for name in labs.shipped_names():
+        lab, contents = labs.read_lab(labs.folder_of(name)), labs.read_contents(labs.folder_of(name))
+        assert (contents.name, contents.description) == (lab.name, lab.topology.description)
+        assert dict(contents.claims) == {one.path: one.claim for one in lab.experiments.values()}
+
+
+def test_contents_that_no_head_shows_are_read_from_the_whole(own: Path) -> None:
+    """A value that a head would cut is read; a file without its claim is a problem, told with all others."""
+    path = own / "experiments" / "lb-exhausts-its-ports.toml"
+    good = path.read_text()
+    path.write_text(good.replace('why = """', 'why = """\n[ not a table ]'))
+    assert len(labs.read_contents(own).claims) == 6
+    path.write_text(good.replace("claim ", "clame ").replace("requests ", "request "))
+    with pytest.raises(FileProblems) as whole:
+        labs.read_lab(own)
+    with pytest.raises(FileProblems) as caught:
+        labs.read_contents(own)
+    assert str(caught.value) == str(whole.value)
+    assert str(caught.value).count("unknown key") > 1
+
+
 def test_problems_of_all_experiments_come_together(own: Path) -> None:
     """read_lab() reports every experiment's problems at once."""
     for name in ("lb-exhausts-its-ports", "the-log-names-errno-99"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from netns_tw.errors import EXIT_USAGE
 from netns_tw.model import labs
 from netns_tw.model.folder import FileProblems
 from netns_tw.model.locate import locate
-from netns_tw.model.reader import shown
+from netns_tw.model.reader import head, shown
 
 CASES = sorted(path for path in (ROOT / "tests" / "errors").iterdir() if path.is_dir())
 
@@ -65,6 +66,32 @@ def test_a_conf_file_with_a_nul_in_its_name_is_a_problem(tmp_path: Path) -> None
     text = (ROOT / "tests" / "errors" / "missing-nginx-conf" / "topology.toml").read_text()
     (tmp_path / "topology.toml").write_text(text.replace("ngnix.conf", "a\\u0000b"))
     assert "nodes.lb.program.config" in str(problems_of(tmp_path))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "topologies").rglob("*.toml")), ids=lambda path: path.stem)
+def test_the_head_of_a_file_has_all_keys_of_its_root(path: Path) -> None:
+    """Whatever is no table; and it is the smaller part of the file."""
+    text = path.read_text(encoding="utf-8")
+    whole = tomllib.loads(text)
+    is_table = {key: isinstance(one, dict) or (isinstance(one, list) and key != "tags") for key, one in whole.items()}
+    assert tomllib.loads(head(text)) == {key: one for key, one in whole.items() if not is_table[key]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'why = """\n[steps]\n"""\nclaim = \'a\'\n',
+        "why = '''\n  [[steps]]\n'''\nclaim = 'a'\n",
+        "why = [\n[1],\n[2]]\nclaim = 'a'\n",
+        "claim = 'a'\n[steps\n",
+    ],
+)
+def test_a_head_that_is_cut_inside_a_value_is_no_toml_or_is_the_head(text: str) -> None:
+    """So whoever reads a head alone never takes less for the whole: it reads the file, and says what is wrong there."""
+    try:
+        assert tomllib.loads(head(text))["claim"] == "a"
+    except tomllib.TOMLDecodeError:
+        assert tomllib.loads(text)["claim"] == "a"
 
 
 def test_locate_finds_lines() -> None:

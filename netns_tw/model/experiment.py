@@ -7,15 +7,14 @@ An expectation is a property that holds in every run, never a sample of a race (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from netns_tw.model.frozen import Frozen
 from netns_tw.model.topology import Node
 
 COMPARISONS = {"equals": "==", "at_least": ">=", "at_most": "<="}
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Frozen):
     """One series of requests from one node. Times in ms."""
 
     name: str
@@ -39,8 +38,7 @@ class Step:
     """What the source document saw."""
 
 
-@dataclass(frozen=True)
-class Responses:
+class Responses(Frozen):
     """Count responses; every filter given must hold."""
 
     status: int | None = None
@@ -50,8 +48,7 @@ class Responses:
     after_first_failure: bool = False
 
 
-@dataclass(frozen=True)
-class Sockets:
+class Sockets(Frozen):
     """Count a node's sockets at the end of the step, by state and 4-tuple."""
 
     node: str
@@ -61,32 +58,28 @@ class Sockets:
     local_port: int | None = None
 
 
-@dataclass(frozen=True)
-class Counter:
+class Counter(Frozen):
     """How much a node's counter (nstat's name) grew."""
 
     node: str
     name: str
 
 
-@dataclass(frozen=True)
-class Log:
+class Log(Frozen):
     """Count the lines in a node's program log that match a regular expression."""
 
     node: str
     pattern: str
 
 
-@dataclass(frozen=True)
-class ConnectTime:
+class ConnectTime(Frozen):
     """Microseconds that connect() of a bare connection took, the median, from one per cent of a step to another."""
 
     first: int
     last: int
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(Frozen):
     """An expression as subject."""
 
     expression: str
@@ -95,8 +88,7 @@ class Value:
 Subject = Responses | Sockets | Counter | Log | ConnectTime | Value
 
 
-@dataclass(frozen=True)
-class Expectation:
+class Expectation(Frozen):
     """A subject and its comparisons, ``{"equals": "usable_ports"}``; of one step, or of the whole experiment."""
 
     name: str
@@ -105,8 +97,7 @@ class Expectation:
     step: str | None = None
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(Frozen):
     """One claim about one lab."""
 
     lab: str
@@ -120,11 +111,11 @@ class Experiment:
     within_ms: int | None = None
     ports_of: str | None = None
     """The node whose port budget ``usable_ports`` means."""
-    nodes: Mapping[str, Node] = field(default_factory=dict)
-    measures: Mapping[str, Subject] = field(default_factory=dict)
+    nodes: Mapping[str, Node] = {}
+    measures: Mapping[str, Subject] = {}
     premises: tuple[Expectation, ...] = ()
     """What a race must have brought about for the claim to be put to the test; else the verdict is inconclusive."""
-    text: str = field(repr=False, default="")
+    text: str = ""
     """Its file, as it was read."""
     try_next: str = ""
     """One thing to try next, of the file's key ``try``; empty where it names none."""

@@ -28,7 +28,7 @@ from netns_tw.rules import BARE, CLIENTS, CLOSERS
 MAX_REQUESTS = 1_000_000
 STEP_VALUES = ("requests", "ok", "failed", "elapsed_ms")
 PORT_VALUES = ("usable_ports", "usable_ports_min", "usable_ports_max")
-_STATUS = re.compile(rf"{expression.STATUS_PREFIX}[1-5][0-9][0-9]")
+_STATUS = rf"{expression.STATUS_PREFIX}[1-5][0-9][0-9]"
 
 
 def read_experiment(folder: Folder, name: str, lab: Topology) -> Experiment:
@@ -223,7 +223,7 @@ def _check_expression(
     for name in sorted(used):
         if name in PORT_VALUES:
             _check_port_value(root, where, name, found, lab)
-        elif name not in known and name not in ERRNOS and not _STATUS.fullmatch(name):
+        elif name not in known and name not in ERRNOS and not re.fullmatch(_STATUS, name):
             root.problem(where, f"{shown(text)}: no quantity is called {name!r}{near_match(name, known)}")
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 from netns_tw.errors import UsageError
+from netns_tw.model.frozen import Frozen
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(Frozen):
     """One thing that is wrong in a file, and where."""
 
     file: str
@@ -55,6 +56,9 @@ class Folder:
 
     def names(self, pattern: str) -> list[str]:
         """The names of the folder's files that match *pattern*, sorted."""
-        if self._kept is None:
-            return sorted(str(one.relative_to(self.path)) for one in self.path.glob(pattern))
-        return sorted(name for name in self._kept if fnmatch.fnmatchcase(name, pattern))
+        if self._kept is not None:
+            return sorted(name for name in self._kept if fnmatch.fnmatchcase(name, pattern))
+        where, slash, form = pattern.rpartition("/")
+        with suppress(OSError):  # no such folder: no such files
+            return sorted(f"{where}{slash}{name}" for name in fnmatch.filter(os.listdir(self.path / where), form))
+        return []

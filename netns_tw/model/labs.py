@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netns_tw.errors import UsageError, near_match
+from netns_tw.model.frozen import Frozen
 
 if TYPE_CHECKING:
     from netns_tw.model.experiment import Experiment
@@ -25,8 +25,7 @@ SHIPPED = (_PACKAGE / "topologies", _PACKAGE.parent / "topologies")
 EXPERIMENTS = "experiments"
 
 
-@dataclass(frozen=True)
-class Lab:
+class Lab(Frozen):
     """A lab's folder, read: its topology and its experiments by claim."""
 
     topology: Topology
@@ -51,7 +50,8 @@ def shipped_folder() -> Path:
 
 def shipped_names() -> list[str]:
     """The names of the labs that come with netns_tw, sorted."""
-    return sorted(path.parent.name for path in shipped_folder().glob("*/topology.toml"))
+    folder = shipped_folder()
+    return sorted(name for name in os.listdir(folder) if is_lab(folder / name))
 
 
 def is_lab(folder: Path) -> bool:
@@ -75,6 +75,44 @@ def folder_of(name: str) -> Path:
         path = " (a lab of your own is named by its path, ./" + name + ")" if is_lab(Path(name)) else ""
         raise UsageError(f"no lab is called {name!r}{near_match(name, names)}; there are {', '.join(names)}{path}")
     return shipped_folder() / name
+
+
+class Contents(Frozen):
+    """What a lab is about, and what each of its experiments claims, by LAB/CLAIM."""
+
+    name: str
+    description: str
+    claims: Mapping[str, str]
+
+
+def read_contents(path: Path) -> Contents:
+    """Read of a lab's folder what stands at the head of its files; what is wrong below that is not looked for.
+
+    Raises:
+        FileProblems: all problems of all its files, where one has no such head.
+    """
+    from netns_tw.model.folder import FileProblems, Folder
+
+    try:
+        return _heads(Folder(path))
+    except FileProblems:
+        lab = read_lab(path)
+        claims = {one.path: one.claim for one in lab.experiments.values()}
+        return Contents(lab.name, lab.topology.description, claims)
+
+
+def _heads(folder: Folder) -> Contents:
+    from netns_tw.model.reader import Document
+
+    lab = Document(folder, TOPOLOGY, is_whole=False)
+    name, description = lab.root.text("name"), lab.root.text("description", "")
+    lab.finish()
+    claims = {}
+    for file in folder.names(f"{EXPERIMENTS}/*.toml"):
+        experiment = Document(folder, file, is_whole=False)
+        claims[f"{name}/{Path(file).stem}"] = experiment.root.text("claim")
+        experiment.finish()
+    return Contents(name, description, claims)
 
 
 def read_lab(path: Path) -> Lab:

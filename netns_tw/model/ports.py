@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from netns_tw.model.frozen import Frozen
 
 MAX_PORT = 65535
 
@@ -45,8 +46,7 @@ class PortChoice(enum.Enum):
     """bind() with IP_BIND_ADDRESS_NO_PORT (Linux 4.2) sets the address, connect() chooses the port."""
 
 
-@dataclass(frozen=True)
-class Bounds:
+class Bounds(Frozen):
     """Bounds on a whole number; they are equal where the kernel leaves nothing to chance."""
 
     least: int

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 from netns_tw.errors import near_match
 from netns_tw.model.folder import FileProblems, Folder, Problem
-from netns_tw.model.locate import locate
 
 FORMAT = 1
 T = TypeVar("T")
@@ -44,25 +43,34 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
-class Document:
-    """A TOML file that was read, and the problems found in it so far."""
+def head(text: str) -> str:
+    """The part of a TOML text before its first table, which holds all keys of the root.
 
-    def __init__(self, folder: Folder, name: str) -> None:
+    A cut that falls inside a string or an array, before a line of it that begins with '[', leaves what is no TOML.
+    """
+    table = re.search(r"^[ \t]*\[", text, re.MULTILINE)
+    return text[: table.start()] if table else text
+
+
+class Document:
+    """A TOML file that was read, or its head alone, and the problems found in it so far."""
+
+    def __init__(self, folder: Folder, name: str, is_whole: bool = True) -> None:
         self.path = folder.path / name
-        self._folder, self._name = folder, name
+        self._folder, self._name, self._is_whole = folder, name, is_whole
         self.text = ""
         self.problems: list[Problem] = []
         self._unknown: list[tuple[Table, str]] = []
-        self._lines: dict[str, int] = {}
+        self._lines: dict[str, int] | None = {}
         self.root = Table(self, "", self._load())
 
     def _load(self) -> dict[str, Any]:
         data, text = b"", ""
         try:
             data = self._folder.read(self._name)
-            self.text = text = data.decode("utf-8-sig").replace("\r\n", "\n")
-            values = tomllib.loads(text)
-            self._lines = locate(text)
+            self.text = text = data.decode().removeprefix("\ufeff").replace("\r\n", "\n")
+            values = tomllib.loads(text if self._is_whole else head(text))
+            self._lines = None  # until a problem asks
             self._look_over(values)
             return values
         except OSError as error:
@@ -86,7 +94,11 @@ class Document:
             if depth > MAX_DEPTH:
                 self.problem(path, f"nested more than {MAX_DEPTH} deep")
             elif isinstance(value, dict):
-                rest += [(f"{path}.{key}" if path else key, one, depth + 1) for key, one in value.items()]
+                rest += [
+                    (f"{path}.{key}" if path else key, one, depth + 1)
+                    for key, one in value.items()
+                    if depth == MAX_DEPTH or isinstance(one, dict | list | int)
+                ]
             elif isinstance(value, list):
                 rest += [(f"{path}[{number}]", one, depth + 1) for number, one in enumerate(value)]
             elif type(value) is int and not -(2**63) <= value < 2**63:
@@ -98,6 +110,10 @@ class Document:
         self.problems.append(Problem(str(self.path), self._line(path), path, message))
 
     def _line(self, path: str) -> int:
+        if self._lines is None:
+            from netns_tw.model.locate import locate
+
+            self._lines = locate(self.text)
         while path and path not in self._lines:
             path = path.rpartition(".")[0] if not path.endswith("]") else path.rpartition("[")[0]
         return self._lines.get(path, 0)

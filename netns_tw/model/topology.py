@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from netns_tw.model import budget
+from netns_tw.model import ports
+from netns_tw.model.frozen import Frozen
 
 MAX_IFNAME_BYTES = 15
 """IFNAMSIZ - 1 (include/uapi/linux/if.h)."""
@@ -23,8 +23,7 @@ MAX_TW_BUCKETS = "net.ipv4.tcp_max_tw_buckets"
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
-@dataclass(frozen=True)
-class Listen:
+class Listen(Frozen):
     """An address and a TCP port, as ``198.18.1.1:80`` or ``[2001:db8::1]:80``."""
 
     address: str
@@ -64,8 +63,7 @@ def destination(url: str) -> Listen:
     return Listen(host, parts.port or 80)
 
 
-@dataclass(frozen=True)
-class HttpServer:
+class HttpServer(Frozen):
     """The built-in server, or the nginx that stands in for it."""
 
     listen: Listen
@@ -76,8 +74,7 @@ class HttpServer:
     idle_timeout_ms: int = 60_000
 
 
-@dataclass(frozen=True)
-class HttpProxy:
+class HttpProxy(Frozen):
     """The embedded load balancer."""
 
     listen: Listen
@@ -86,21 +83,19 @@ class HttpProxy:
     keepalive_requests: int = 1000
 
 
-@dataclass(frozen=True)
-class Nginx:
+class Nginx(Frozen):
     """A real nginx with the lab's own configuration file; ``%%TOKENS%%`` in it are filled in."""
 
     listen: Listen
     config: str
-    config_text: str = field(repr=False, default="")
-    tokens: Mapping[str, str] = field(default_factory=dict)
+    config_text: str = ""
+    tokens: Mapping[str, str] = {}
 
 
 Program = HttpServer | HttpProxy | Nginx
 
 
-@dataclass(frozen=True)
-class Programs:
+class Programs(Frozen):
     """What runs on a node: as written, and what the file names for the built-in (h11) and the nginx set."""
 
     default: Program
@@ -108,20 +103,18 @@ class Programs:
     nginx: Program | None = None
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(Frozen):
     """A route of a node: network *to*, by neighbour *via*."""
 
     to: str
     via: str
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(Frozen):
     """One namespace: its sysctls, its program, its routes."""
 
     name: str
-    sysctls: Mapping[str, str] = field(default_factory=dict)
+    sysctls: Mapping[str, str] = {}
     programs: Programs | None = None
     routes: tuple[Route, ...] = ()
 
@@ -142,11 +135,10 @@ class Node:
         Raises:
             ValueError: its sysctls hold no list of ports there.
         """
-        return budget.parse_ports(self.sysctls.get(RESERVED_PORTS, ""))
+        return ports.parse_ports(self.sysctls.get(RESERVED_PORTS, ""))
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(Frozen):
     """One end of a link: a node's interface and its addresses."""
 
     node: str
@@ -157,8 +149,7 @@ class Endpoint:
         return f"{self.node}:{self.interface}"
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(Frozen):
     """A veth pair."""
 
     left: Endpoint
@@ -172,8 +163,7 @@ class Link:
         return f"{self.left} -- {self.right}"
 
 
-@dataclass(frozen=True)
-class Topology:
+class Topology(Frozen):
     """A lab: its nodes by name, its links, the folder it came from."""
 
     name: str
@@ -181,7 +171,7 @@ class Topology:
     nodes: Mapping[str, Node]
     links: tuple[Link, ...]
     folder: Path
-    text: str = field(repr=False, default="")
+    text: str = ""
     """Its file, as it was read."""
     ehash_entries: int = 0
     """Buckets of the established hash that each node has of its own; 0: all share the machine's."""
@@ -191,27 +181,27 @@ class Topology:
         nodes = dict(self.nodes)
         for name, changed in overlay.items():
             base = nodes[name]
-            nodes[name] = replace(
-                base,
+            nodes[name] = base.but(
                 sysctls={**base.sysctls, **changed.sysctls},
                 programs=changed.programs or base.programs,
                 routes=changed.routes or base.routes,
             )
-        return replace(self, nodes=nodes)
+        return self.but(nodes=nodes)
 
     def owner_of(self, address: str) -> str | None:
         """The node that has *address*, or None."""
+        version = 6 if ":" in address else 4
         for link in self.links:
             for end in link:
-                if any(str(one.ip) == address for one in end.addresses):
+                if any(one.version == version and str(one.ip) == address for one in end.addresses):
                     return end.node
         return None
 
-    def usable_ports(self, node: str) -> budget.UsablePorts:
+    def usable_ports(self, node: str) -> ports.UsablePorts:
         """What the port budget says of *node* towards one destination.
 
         Raises:
             ValueError: its sysctls hold no port range.
         """
         found = self.nodes[node]
-        return budget.usable_ports(*found.port_range, found.reserved_ports)
+        return ports.usable_ports(*found.port_range, found.reserved_ports)
