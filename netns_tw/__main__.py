@@ -9,7 +9,6 @@ closed would let a pipe take its number. A signal that was ignored on purpose (n
 import os
 import signal
 import sys
-import traceback
 from contextlib import suppress
 from typing import NoReturn
 
@@ -41,6 +40,8 @@ def main() -> int:
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except Exception:  # a bug of ours: never the exit code of a verdict on a claim
+        import traceback
+
         traceback.print_exc()
         code = EXIT_BUG
     for signum in ENDING:  # the result stands; Python's own way out is not to be interrupted

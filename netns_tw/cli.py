@@ -2,6 +2,9 @@
 
 Standard output is data, standard error is talk. The commands themselves are in ``commands/``. An option is never
 abbreviated: ``--cli`` in a CI job would mean another option on the day that one is added.
+
+A command line begins with its command, and then no other command's words are declared: twenty commands take longer to
+declare than most of them take to answer. The first page needs no more than their names (overview.py).
 """
 
 from __future__ import annotations
@@ -11,31 +14,45 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import NoReturn
 
 from netns_tw import __version__
-from netns_tw.commands import (
-    Add,
-    Call,
-    budget,
-    completion,
-    doctor,
-    environment,
-    inside,
-    labs,
-    lesson,
-    overview,
-    report,
-    run,
-    stay,
-)
-from netns_tw.commands.overview import EXIT_CODES
+from netns_tw.commands import Add, Call, environment, overview
+from netns_tw.commands.overview import EXIT_CODES, HELPS
 from netns_tw.commands.streams import hush
 from netns_tw.errors import EXIT_ENVIRONMENT, EXIT_PASS, EXIT_USAGE, NetnsTwError, near_match
+
+MODULES = {
+    "run": ("topology", "replay"),
+    "stay": ("up", "ls", "down"),
+    "inside": ("exec", "shell", "set", "logs", "watch"),
+    "labs": ("list", "show"),
+    "validate": ("validate",),
+    "lesson": ("lesson",),
+    "budget": ("budget",),
+    "report": ("report", "diff"),
+    "doctor": ("doctor",),
+    "completion": ("completion",),
+}
+"""The modules of ``commands/``, and the commands that each declares; ``help`` is declared here."""
+ASKS_FOR_COMPLETION = "_ARGCOMPLETE"
+"""Set by a shell that asks what may come next on its line."""
+
+
+class _Sketch(argparse.RawDescriptionHelpFormatter):
+    """What add_argument() tries a metavar with. To fit a page to the terminal would import shutil, for no page."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=80)
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse with a near match for a mistyped command, and one line instead of the whole usage."""
+
+    def format_help(self) -> str:
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         words = [word for word in message.split("'") if word]
@@ -61,29 +78,31 @@ class _Top(_Parser):
     commands: argparse._SubParsersAction[_Parser]
 
     def format_help(self) -> str:
-        helps = {one.dest: one.help or "" for one in self.commands._choices_actions}
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
         parsers = self.commands.choices.values()
-        return overview.first_page(self, helps, (action for one in parsers for action in one._actions))
+        return overview.first_page(self, (action for one in parsers for action in one._actions))
 
 
-def parser() -> _Top:
-    """The whole command line."""
+def parser(command: str = "") -> _Top:
+    """The command line: as much as *command* needs, whole where it is empty."""
     top = _Top(
         prog="netns_tw",
         description="TIME_WAIT and ephemeral ports, replayed on the kernel in front of you.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Sketch,
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"netns_tw {__version__}", help="show the version and exit")
-    top.commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    top.commands = top.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_Parser, prog=top.prog
+    )
 
-    def add(name: str, help: str, example: str, call: Call, *, json: bool = True) -> argparse.ArgumentParser:
+    def add(name: str, example: str, call: Call, *, json: bool = True) -> argparse.ArgumentParser:
         found = top.commands.add_parser(
             name,
-            help=help,
-            description=f"{help[0].upper()}{help[1:]}.",
+            help=HELPS[name],
+            description=f"{HELPS[name][0].upper()}{HELPS[name][1:]}.",
             epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Sketch,
             allow_abbrev=False,
         )
         found.set_defaults(call=call)
@@ -91,18 +110,18 @@ def parser() -> _Top:
             found.add_argument("--json", action="store_true", help="print JSON instead of text (default: text)")
         return found
 
-    for group in (run, stay, inside, labs, lesson, budget, report, doctor, completion):
-        group.declare(add)
-    _declare_help(add, top)
+    for module, declared in MODULES.items():
+        if not command or command in declared:
+            import_module(f"netns_tw.commands.{module}").declare(add)
+    if not command:
+        _declare_help(add, top)
     for one in top.commands.choices.values():
         environment.attach(one._actions)
     return top
 
 
 def _declare_help(add: Add, top: _Top) -> None:
-    command = add(
-        "help", "show a command's options and an example", "python -m netns_tw help topology", _help, json=False
-    )
+    command = add("help", "python -m netns_tw help topology", _help, json=False)
     about = "whose help to show (default: the list of all commands)"
     command.add_argument("about", nargs="?", choices=list(top.commands.choices), metavar="COMMAND", help=about)
     command.set_defaults(top=top)
@@ -114,6 +133,14 @@ def _help(given: argparse.Namespace) -> int:
     return EXIT_PASS
 
 
+def _command_of(argv: Sequence[str]) -> str:
+    """The command whose words are enough to parse *argv*; empty where that takes all commands."""
+    first = argv[0] if argv else ""
+    if first in ("-h", "--help"):
+        return overview.WITH_EVERY_VARIABLE
+    return first if first in HELPS and first != "help" else ""
+
+
 def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> argparse.Namespace:
     """What the words of *argv* (default: the process's own) and the variables of *environ* ask for.
 
@@ -121,7 +148,7 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> argparse.Na
         SystemExit: help was asked for, or the words are wrong; it is said.
         UsageError: variables have bad values.
     """
-    top = parser()
+    top = parser(_command_of(sys.argv[1:] if argv is None else argv))
     given, strange = top.parse_known_args(argv)
     if strange:
         top.commands.choices[given.command].refuse(strange)
@@ -135,7 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         KeyboardInterrupt: a signal came; every sandbox is gone by then.
     """
-    if completion.is_asked(os.environ):
+    if ASKS_FOR_COMPLETION in os.environ:
+        from netns_tw.commands import completion
+
         completion.answer(parser())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

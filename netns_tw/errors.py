@@ -7,7 +7,6 @@ of ours and shows its traceback.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 EXIT_PASS = 0
@@ -48,5 +47,7 @@ class InstrumentBroken(NetnsTwError):
 
 def near_match(word: str, allowed: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the allowed word nearest to *word*, or an empty string."""
+    import difflib  # 1 ms, where most calls of the command have nothing to mend
+
     close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -24,9 +24,9 @@ def parsed(*words: str) -> argparse.Namespace:
     top = argparse.ArgumentParser(exit_on_error=False)
     commands = top.add_subparsers()
 
-    def add(name: str, help: str, example: str, call: Call, *, json: bool = True) -> argparse.ArgumentParser:
+    def add(name: str, example: str, call: Call, *, json: bool = True) -> argparse.ArgumentParser:
         assert example.startswith(f"python -m netns_tw {name} ")
-        found: argparse.ArgumentParser = commands.add_parser(name, help=help, exit_on_error=False)
+        found: argparse.ArgumentParser = commands.add_parser(name, exit_on_error=False)
         found.set_defaults(call=call)
         if json:
             found.add_argument("--json", action="store_true")

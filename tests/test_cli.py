@@ -18,7 +18,14 @@ COMMANDS = (
     *("topology", "replay", "lesson", "up", "ls", "exec", "shell", "set", "logs", "watch", "down"),
     *("list", "show", "validate", "budget", "report", "diff", "doctor", "completion", "help"),
 )
-SLOW = {"pyroute2", "asyncio", "rich", "nsenter"}
+SLOW = {
+    *("pyroute2", "asyncio", "rich", "nsenter", "msgspec", "argcomplete", "jinja2", "pygal"),
+    *("dataclasses", "inspect", "ast", "dis", "difflib", "json", "traceback", "subprocess", "socket", "pickle"),
+    *("netns_tw.kernel", "netns_tw.report", "netns_tw.runs", "netns_tw.model.budget", "netns_tw.model.locate"),
+}
+"""What a command that answers at once must not wait for: 1 to 300 ms each."""
+MODEL = {"netns_tw.model.experiment_file", "netns_tw.model.topology", "netns_tw.model.expression"}
+"""What reads a lab whole."""
 
 
 def refused(*arguments: str) -> str:
@@ -170,14 +177,34 @@ def test_a_terminal_that_is_not_utf_8_gets_an_answer() -> None:
     assert r"client \u2500\u2500" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "--json"], ["validate", "direct"]])
-def test_what_needs_no_kernel_starts_fast(arguments: list[str]) -> None:
-    """--help, list and validate import neither pyroute2 nor asyncio, rich or nsenter."""
-    argv = [sys.executable, "-X", "importtime", "-m", "netns_tw", *arguments]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
-    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
-    assert "netns_tw" in imported
-    assert imported & SLOW == set()
+def imported(*argv: str) -> set[str]:
+    """What Python imports to run *argv*."""
+    command = [sys.executable, "-X", "importtime", *argv]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needless"),
+    [
+        (["--help"], {*SLOW - {"netns_tw.runs"}, *MODEL, "tomllib", "netns_tw.commands.validate"}),
+        (["list"], {*SLOW, *MODEL, "shutil", "netns_tw.commands.run"}),
+        (["validate", "lb3ports"], {*SLOW, "shutil", "netns_tw.commands.run"}),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_what_needs_no_kernel_starts_fast(arguments: list[str], needless: set[str]) -> None:
+    """--help, list and validate import little more than argparse and tomllib, and no other command's module."""
+    found = imported("-m", "netns_tw", *arguments)
+    assert "netns_tw.cli" in found
+    more = found - imported("-c", "import argparse, tomllib")  # which this Python itself may have at its start
+    assert {name for name in more for one in needless if name == one or name.startswith(f"{one}.")} == set()
+
+
+def test_list_as_json_needs_no_kernel() -> None:
+    """It reads the labs whole, and still nothing that builds or draws."""
+    tops = {name.partition(".")[0] for name in imported("-m", "netns_tw", "list", "--json")}
+    assert tops & {"pyroute2", "asyncio", "rich", "nsenter"} == set()
 
 
 @pytest.mark.netns

@@ -94,9 +94,9 @@ def test_a_help_names_only_options_that_exist(name: str) -> None:
 
 
 def test_the_first_page_names_every_command_once_in_its_group() -> None:
-    """One line each; a command that belongs to no group fails here: give it a place in overview.GROUPS."""
+    """One line each; overview.GROUPS has no other command than the parser."""
     page = TOP.format_help()
-    assert "\n  more:\n" not in page
+    assert set(overview.HELPS) == set(COMMANDS)
     for name, one in COMMANDS.items():
         assert len(re.findall(rf"^    {name} +\S", page, re.M)) == 1, name
         helps = {action.dest: action.help for action in TOP.commands._choices_actions}
@@ -114,6 +114,20 @@ def test_the_first_page_tells_variables_and_exit_codes() -> None:
     for code in ("0 pass", "1 fail", "2 usage", "3 the machine", "4 broken", "5 inconclusive", "130 interrupted"):
         assert code in page
     assert "The command line wins" in page
+
+
+@pytest.mark.parametrize("name", [one for names in cli.MODULES.values() for one in names])
+def test_a_command_alone_is_declared_as_among_all(name: str) -> None:
+    """What is built for a call of one command is that command as all are built, of its own module alone."""
+    alone = cli.parser(name).commands.choices
+    (module,) = (names for names in cli.MODULES.values() if name in names)
+    assert tuple(alone) == module
+    assert alone[name].format_help() == COMMANDS[name].format_help()
+
+
+def test_the_first_page_needs_one_command_for_all_variables() -> None:
+    """--help declares the words of one command, which has each option that has a variable."""
+    assert cli.parser(overview.WITH_EVERY_VARIABLE).format_help() == TOP.format_help()
 
 
 def test_help_command_is_the_commands_help() -> None:

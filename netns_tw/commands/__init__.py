@@ -1,6 +1,7 @@
 """Floor 6: one module a group of commands. Each declares its words to the command line and carries them out.
 
-What takes long to import (pyroute2, rich) is imported inside the function that needs it.
+What takes long to import (pyroute2, rich) is imported inside the function that needs it; a command's module itself when
+the command is called.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ Call = Callable[[argparse.Namespace], int]
 
 
 class Add(Protocol):
-    """Makes a command's parser of its name, help, example and call; ``--json`` is there already unless it is off."""
+    """Makes a command's parser of its name, example and call; ``--json`` is there already unless it is off.
 
-    def __call__(
-        self, name: str, help: str, example: str, call: Call, *, json: bool = True
-    ) -> argparse.ArgumentParser: ...
+    What the command is for is said in overview.py, for the first page too.
+    """
+
+    def __call__(self, name: str, example: str, call: Call, *, json: bool = True) -> argparse.ArgumentParser: ...

@@ -32,7 +32,6 @@ def declare(add: Add) -> None:
     """Add the command."""
     command = add(
         "budget",
-        "predict when a node that closes first runs out of local ports",
         "python -m netns_tw budget --range 1024-1026 --destinations 1 --rate 100",
         _budget,
     )

@@ -8,7 +8,7 @@ Which completer an argument has is said by its metavar, its kind as the help nam
 labs in whatever command. A new kind is a new row in COMPLETERS; an option that differs from its kind has its own row.
 
 A Tab must be quick and never talk: completers list folders and read no experiment, a broken file is no reason to offer
-less than the rest, and whatever goes wrong, nothing is printed. Without ``_ARGCOMPLETE`` argcomplete is not imported.
+less than the rest, and whatever goes wrong, nothing is printed. Without ``_ARGCOMPLETE`` this is not imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -36,17 +36,11 @@ SHELLS = {
 }
 """The shells, and the line that makes each complete."""
 COMMAND = "netns-tw"
-_ASKED = "_ARGCOMPLETE"
 _OURS = re.compile(r"(?:^|[\s;&|(])(?=(?:\S*/)?(?:netns-tw|scripts/run)\s)")
 """Where a line calls us, by the names that completion is offered for."""
 
 Completer = Callable[[str, argparse.Namespace], Iterable[str]]
 """What may stand where a word begins so, given what was typed before; what does not begin so is left out."""
-
-
-def is_asked(environ: Mapping[str, str]) -> bool:
-    """Whether this call is a shell's question for completions."""
-    return _ASKED in environ
 
 
 def answer(parser: argparse.ArgumentParser) -> NoReturn:
@@ -230,7 +224,6 @@ def declare(add: Add) -> None:
     """Add the command."""
     command = add(
         "completion",
-        "print the script that lets a shell complete commands, labs, claims and files",
         "python -m netns_tw completion bash",
         _completion,
         json=False,

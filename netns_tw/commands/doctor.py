@@ -28,12 +28,7 @@ COLOURS = {"ok": "\x1b[32m", "limited": "\x1b[33m", "missing": "\x1b[1;31m"}
 
 def declare(add: Add) -> None:
     """Add the command."""
-    add(
-        "doctor",
-        "say what this machine can and cannot do, and the command that mends it",
-        "python -m netns_tw doctor",
-        _doctor,
-    )
+    add("doctor", "python -m netns_tw doctor", _doctor)
 
 
 def _doctor(given: argparse.Namespace) -> int:

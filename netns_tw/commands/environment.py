@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
-from netns_tw import runs
 from netns_tw.commands.streams import STDOUT
 from netns_tw.errors import UsageError, near_match
 
@@ -28,7 +26,7 @@ PREFIX = "NETNS_TW_"
 OPTIONS = ("client", "server", "links", "jobs", "out", "keep", "pcap", "junit", "html", "ktap", "quiet", "json")
 """Long names of the options that have a variable, in every command that has the option."""
 OTHERS = {
-    runs.VARIABLE: "the folder of the kept runs (~/.local/state/netns_tw/runs)",
+    "NETNS_TW_RUNS": "the folder of the kept runs (~/.local/state/netns_tw/runs)",
     "NETNS_TW_LABS": "the folder of the labs that are up (/run/netns_tw, or in $XDG_RUNTIME_DIR)",
     "NETNS_TW_LAB": "set for what runs on a node: the lab's name",
     "NETNS_TW_NODE": "set for what runs on a node: the node's name",
@@ -45,12 +43,12 @@ _ALSO_NOT_WITH = {"hold": "pcap", "watch": "quiet"}
 """What else does not go with one of those."""
 
 
-@dataclass(frozen=True)
 class NotTyped:
     """Stands as an option's default until :func:`fill` knows whether its variable is set."""
 
-    action: argparse.Action
-    default: object
+    def __init__(self, action: argparse.Action, default: object) -> None:
+        self.action = action
+        self.default = default
 
     def __str__(self) -> str:
         return str(self.default)

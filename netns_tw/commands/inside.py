@@ -19,7 +19,6 @@ def declare(add: Add) -> None:
     """Add the commands."""
     run = add(
         "exec",
-        "run a command on a node of a lab that is up; its exit code is ours",
         "sudo python -m netns_tw exec lb3ports client -- curl -si http://198.18.1.1/",
         _exec,
         json=False,
@@ -27,21 +26,10 @@ def declare(add: Add) -> None:
     run.add_argument("name", metavar="NAME", help=NAME)
     run.add_argument("node", metavar="NODE", help="a node of that lab")
     run.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND...", help="the command and its arguments")
-    shell = add(
-        "shell",
-        "open a shell on a node; its prompt names lab and node",
-        "sudo python -m netns_tw shell lb3ports lb",
-        _shell,
-        json=False,
-    )
+    shell = add("shell", "sudo python -m netns_tw shell lb3ports lb", _shell, json=False)
     shell.add_argument("name", metavar="NAME", help=NAME)
     shell.add_argument("node", metavar="NODE", help="a node of that lab")
-    change = add(
-        "set",
-        "set sysctls of a lab that is up",
-        "sudo python -m netns_tw set lb3ports lb.net.ipv4.tcp_tw_reuse=1",
-        _set,
-    )
+    change = add("set", "sudo python -m netns_tw set lb3ports lb.net.ipv4.tcp_tw_reuse=1", _set)
     change.add_argument("name", metavar="NAME", help=NAME)
     change.add_argument(
         "settings",
@@ -49,21 +37,13 @@ def declare(add: Add) -> None:
         metavar="NODE.SYSCTL=VALUE",
         help="a sysctl of a node and its new value; net.ipv4. may be left out",
     )
-    logs = add(
-        "logs", "print what a node's program logged", "sudo python -m netns_tw logs lb3ports lb -f", _logs, json=False
-    )
+    logs = add("logs", "sudo python -m netns_tw logs lb3ports lb -f", _logs, json=False)
     logs.add_argument("name", metavar="NAME", help=NAME)
     logs.add_argument("node", metavar="NODE", help="a node of that lab that runs a program")
     logs.add_argument(
         "-f", "--follow", action="store_true", help="go on with what comes, until the lab is gone or Ctrl-C"
     )
-    watch = add(
-        "watch",
-        "show a lab that is up live: ports, TIME_WAITs and the seconds they have left, requests of a replay",
-        "sudo python -m netns_tw watch lb3ports",
-        _watch,
-        json=False,
-    )
+    watch = add("watch", "sudo python -m netns_tw watch lb3ports", _watch, json=False)
     watch.add_argument("name", metavar="NAME", help=NAME)
 
 

@@ -35,12 +35,7 @@ MAX_SHOWN = 20
 
 def declare(add: Add) -> None:
     """Add the command."""
-    command = add(
-        "lesson",
-        "walk a student through a lab: predict, replay, compare; with --check, grade the answers of a class",
-        "python -m netns_tw lesson direct --answers ann.toml",
-        _lesson,
-    )
+    command = add("lesson", "python -m netns_tw lesson direct --answers ann.toml", _lesson)
     command.add_argument("lab", metavar="LAB", help="a lab's name, or the path of your own")
     command.add_argument("--only", metavar="CLAIM", help="this claim alone (default: all of the lab)")
     walk = command.add_argument_group("a walk")

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 def declare(add: Add) -> None:
     """Add the commands."""
-    report = add(
-        "report", "draw reports from records", "python -m netns_tw report records/ --junit report.xml", _report
-    )
+    report = add("report", "python -m netns_tw report records/ --junit report.xml", _report)
     report.add_argument(
         "records",
         nargs="*",
@@ -35,12 +33,7 @@ def declare(add: Add) -> None:
         help="a record's file, or a folder of them (default: the last run that was kept)",
     )
     add_outputs(report)
-    diff = add(
-        "diff",
-        "compare two records: two kernels, two configurations, two machines; exit 1 when verdicts differ",
-        "python -m netns_tw diff before/ after/",
-        _diff,
-    )
+    diff = add("diff", "python -m netns_tw diff before/ after/", _diff)
     for name in ("A", "B"):
         diff.add_argument(name.lower(), type=Path, metavar=name, help="a record's file, or a folder of them")
 

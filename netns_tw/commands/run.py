@@ -26,20 +26,13 @@ MADE_BY = "who makes the veth pairs: our own rtnetlink requests, or pyroute2, wh
 
 def declare(add: Add) -> None:
     """Add the commands."""
-    topology = add(
-        "topology", "replay every experiment of one lab", "sudo python -m netns_tw topology lb3ports", _topology
-    )
+    topology = add("topology", "sudo python -m netns_tw topology lb3ports", _topology)
     topology.add_argument(
         "lab", nargs="?", metavar="LAB", help="a lab's name, or the path of your own (default: list the labs)"
     )
     topology.add_argument("--only", metavar="CLAIM", help="replay this claim alone (default: all of the lab)")
     topology.add_argument("--hold", action="store_true", help="with --only: keep the lab up afterwards, until Enter")
-    replay = add(
-        "replay",
-        "replay any set of experiments side by side; all where none is named",
-        "sudo python -m netns_tw replay direct lb3ports/lb-exhausts-its-ports",
-        _replay,
-    )
+    replay = add("replay", "sudo python -m netns_tw replay direct lb3ports/lb-exhausts-its-ports", _replay)
     replay.add_argument("names", nargs="*", metavar="LAB[/CLAIM]", help="labs or single claims (default: all)")
     replay.add_argument(
         "--in",

@@ -17,7 +17,7 @@ from netns_tw.rules import LINKS, SERVERS
 
 def declare(add: Add) -> None:
     """Add the commands."""
-    up = add("up", "bring a lab up that stays until down", "sudo python -m netns_tw up lb3ports", _up)
+    up = add("up", "sudo python -m netns_tw up lb3ports", _up)
     up.add_argument(
         "lab", metavar="LAB[/CLAIM]", help="a lab's name or path; with a claim: the lab as that claim changes it"
     )
@@ -37,8 +37,8 @@ def declare(add: Add) -> None:
     up.add_argument(
         "--named", action="store_true", help="name the nodes /run/netns/NAME-NODE too, for ip netns exec; as root only"
     )
-    add("ls", "list the labs that are up", "sudo python -m netns_tw ls", _ls)
-    down = add("down", "take labs down; nothing of them is left", "sudo python -m netns_tw down lb3ports", _down)
+    add("ls", "sudo python -m netns_tw ls", _ls)
+    down = add("down", "sudo python -m netns_tw down lb3ports", _down)
     down.add_argument(
         "names",
         nargs="*",
