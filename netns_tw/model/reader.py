@@ -222,12 +222,12 @@ class Table:
 
     def choice(self, key: str, allowed: Collection[str], default: str | None = None) -> str:
         """Return one of the *allowed* words."""
-        words = ", ".join(sorted(allowed))
         if default is None and not self.has(key):
-            self.problem(key, f"missing; it must be one of {words}")
+            self.problem(key, f"missing; it must be one of {', '.join(sorted(allowed))}")
             return ""
         found = self.value(key, str, default)
         if found is not None and found not in allowed and key in self._values:
+            words = ", ".join(sorted(allowed))
             self.problem(key, f"{shown(found)} is not one of {words}{near_match(found, allowed)}")
         return found or ""
 

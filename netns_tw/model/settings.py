@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from netns_tw.errors import UsageError, near_match
+from netns_tw.model.frozen import Frozen
 from netns_tw.model.topology import PORT_RANGE, RESERVED_PORTS, Node, Topology
 from netns_tw.rules import GLOBAL_SYSCTLS, is_per_namespace
 
@@ -26,7 +26,7 @@ _KNOWN = (
 )
 
 
-class Setting(NamedTuple):
+class Setting(Frozen):
     """One sysctl of one node."""
 
     node: str
