@@ -113,7 +113,8 @@ def test_contents_that_no_head_shows_are_read_from_the_whole(own: Path) -> None:
     """A value that a head would cut is read; a file without its claim is a problem, told with all others."""
     path = own / "experiments" / "lb-exhausts-its-ports.toml"
     good = path.read_text()
-    path.write_text(good.replace('why = """', 'why = """\n[ not a table ]'))
+    path.write_text(good.replace("why = '''", "why = '''\n[ not a table ]"))
+    assert "[ not a table ]" in path.read_text()
     assert len(labs.read_contents(own).claims) == 6
     path.write_text(good.replace("claim ", "clame ").replace("requests ", "request "))
     with pytest.raises(FileProblems) as whole:

@@ -179,9 +179,9 @@ def test_the_key_try(tmp_path: Path) -> None:
     whole = path.read_text()
     (one,) = labs.read_lab(folder).experiments.values()
     assert one.try_next.startswith("`netns_tw topology direct --only connect-is-what-fails --pcap packets`")
-    path.write_text(re.sub(r'try = """.*?"""', "try = 1", whole, flags=re.S))
+    path.write_text(re.sub(r"try = '''.*?'''", "try = 1", whole, flags=re.S))
     assert "try: must be a string, not 1" in netns_tw("validate", str(folder)).stderr
-    path.write_text(re.sub(r'try = """.*?"""', "", whole, flags=re.S) + '\ntry = "x"\n')
+    path.write_text(re.sub(r"try = '''.*?'''", "", whole, flags=re.S) + '\ntry = "x"\n')
     assert "expect[3].try: unknown key here" in netns_tw("validate", str(folder)).stderr
 
 
