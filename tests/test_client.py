@@ -20,6 +20,7 @@ from netns_tw.kernel import netns
 from netns_tw.lab import RunningLab, built_in
 from netns_tw.programs import client
 from netns_tw.programs.outcome import Outcome
+from netns_tw.programs.pace import Pace
 from netns_tw.wait import wait_until
 
 URL = f"http://{SERVER}/"
@@ -327,7 +328,7 @@ def test_lines_of_many_workers_do_not_mix() -> None:
 def test_request_i_comes_no_sooner_than_i_intervals_after_the_first() -> None:
     """However late single ones are, and whoever takes them."""
     before = time.monotonic()
-    taken = [(index, time.monotonic() - before) for index in client.Pace(12, 15)]
+    taken = [(index, time.monotonic() - before) for index in Pace(12, 15)]
     assert [index for index, _ in taken] == list(range(12))
     assert all(at >= index * 0.015 for index, at in taken)
 

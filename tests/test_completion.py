@@ -135,7 +135,7 @@ def test_what_is_offered() -> None:
         "budget lb3ports/l": ["lb3ports/lb"],
         "topology crowd --only ": claims("crowd"),
         "topology -q crowd --only tw": ["tw-buckets-cap-time-wait"],
-        "topology --only tw": ["tw-buckets-cap-time-wait"],
+        "topology --only tw": ["tw-buckets-cap-time-wait", "tw-buckets-cut-off-the-rest"],
         "topology nosuchlab --only ": [],
         "replay --nosuch direct/con": ["direct/connect-is-what-fails"],
         "replay --client ": ["h11", "curl"],

@@ -18,8 +18,8 @@ from netns_tw.errors import EXIT_USAGE
 TOP = cli.parser()
 COMMANDS = TOP.commands.choices
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]\b")
-OF_OTHERS = {"--privileged"}
-"""Options in the README that are another program's: docker's."""
+OF_OTHERS = {"--privileged", "--history", "--list"}
+"""Options in the README that are another program's: docker's, and scripts/bench's (test_bench.py)."""
 NEVER_FOR_HELP = {
     "asyncio",
     "pyroute2",

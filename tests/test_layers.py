@@ -18,7 +18,19 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 UNDER_ALL = ("netns_tw.errors", "netns_tw.wait", "netns_tw.rules")
 PROGRAMS = tuple(
     f"netns_tw.programs.{name}"
-    for name in ("http11", "memo", "closing", "outcome", "server", "client", "proxy", "curl", "bare", "__main__")
+    for name in (
+        "http11",
+        "memo",
+        "closing",
+        "outcome",
+        "server",
+        "client",
+        "proxy",
+        "curl",
+        "bare",
+        "pace",
+        "__main__",
+    )
 )
 LAB = ("netns_tw.kernel", "netns_tw.measure", "netns_tw.model", "netns_tw.programs", *UNDER_ALL)
 JOB = ("netns_tw.replay", "netns_tw.standing.stage", "netns_tw.lab", *LAB)
@@ -114,7 +126,7 @@ FOREIGN = {
     },
 }
 """Who may import what is neither ours nor Python's."""
-MAY_SLEEP = {"netns_tw.wait", "netns_tw.programs.client"}
+MAY_SLEEP = {"netns_tw.wait", "netns_tw.programs.pace"}
 
 
 def is_below(module: str, packages: tuple[str, ...]) -> bool:

@@ -200,7 +200,12 @@ def test_json_of_runs() -> None:
 def test_json_of_labs() -> None:
     """Labs with their claims; a lab with its nodes and links."""
     found = json.loads(json_report.labs(list(LABS.values())))
-    assert {one["name"]: len(one["experiments"]) for one in found} == {"crowd": 3, "direct": 13, "lb3ports": 6}
+    assert {one["name"]: len(one["experiments"]) for one in found} == {
+        "crowd": 3,
+        "direct": 13,
+        "lb3ports": 6,
+        "scale": 4,
+    }
     assert found[2]["folder"] == str(ROOT / "topologies" / "lb3ports")
     lab = json.loads(json_report.topology(LABS["lb3ports"].topology))
     assert lab["nodes"]["lb"] == {

@@ -81,7 +81,8 @@ def replaced(case: Case) -> Iterator[Explanation]:
         before = {row[1:5] for row in case.rows(acceptor, BEFORE, TIME_WAIT, "fin-wait-2")}
         left = [row for row in case.rows(acceptor, case.last_step, TIME_WAIT, "fin-wait-2") if row[1:5] not in before]
         entered, there = case.grew(acceptor, "TcpExtTW"), len(left)
-        if case.record.snapshots[case.last_step, acceptor].kinds:  # more than are listed
+        snapshot = case.record.snapshots.get((case.last_step, acceptor))
+        if snapshot and snapshot.kinds:  # more than are listed
             there = case.count(acceptor, case.last_step, TIME_WAIT, "fin-wait-2") - len(before)
         by_rst = sum(case.grew(one, "TcpOutRsts") for one in openers)  # a RST ends an entry too
         if 0 < entered - there - by_rst <= case.grew(acceptor, "TcpPassiveOpens"):

@@ -19,7 +19,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -29,6 +29,7 @@ import h11
 
 from netns_tw.programs import http11, memo
 from netns_tw.programs.outcome import Outcome
+from netns_tw.programs.pace import Flush, Pace, nothing
 
 READ_BYTES = 64 * 1024
 PATIENCE_S = 0.05
@@ -38,11 +39,6 @@ PATIENCE_SHARE = 0.05
 A = TypeVar("A")
 T = TypeVar("T")
 Emit = Callable[[Outcome], None]
-Flush = Callable[[], None]
-
-
-def _nothing() -> None:
-    pass
 
 
 def _unknown(_: object) -> None:
@@ -80,7 +76,7 @@ class Failed(Exception):
 class Channel:
     """One connection to the server, opened when it is needed."""
 
-    def __init__(self, plan: Plan, known: memo.ClientMemo, flush: Flush = _nothing) -> None:
+    def __init__(self, plan: Plan, known: memo.ClientMemo, flush: Flush = nothing) -> None:
         parts = urlsplit(plan.url)
         headers = ((b"Connection", b"keep-alive"),) if plan.keep_alive and plan.http == "1.0" else ()
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -225,39 +221,7 @@ def _name(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, str(error))
 
 
-class Pace:
-    """Hands out request numbers, each not before its time; shared by all workers.
-
-    Number i comes no sooner than i intervals after number 0. A late one does not delay those after it, but what has
-    been missed is not made up for by a burst either.
-    """
-
-    def __init__(self, requests: int, interval_ms: float, flush: Flush = _nothing) -> None:
-        """*flush* is called before a wait."""
-        self._interval_s = interval_ms / 1000
-        self._flush = flush
-        self._next = iter(range(requests))
-        self._lock = threading.Lock()
-        self._due = -float("inf")
-
-    def __iter__(self) -> Iterator[int]:
-        if not self._interval_s:
-            yield from self._next
-        while True:
-            with self._lock:
-                index = next(self._next, None)
-                if index is None:
-                    return
-                now = time.monotonic()
-                self._due = max(self._due + self._interval_s, now - self._interval_s if index else now)
-                due = self._due
-            if due > now:
-                self._flush()
-                time.sleep(max(0.0, due - time.monotonic()))
-            yield index
-
-
-def run(plan: Plan, emit: Emit, flush: Flush = _nothing) -> None:
+def run(plan: Plan, emit: Emit, flush: Flush = nothing) -> None:
     """Carry out *plan*; hand each outcome to *emit* as it comes. With concurrency 1 no thread is started.
 
     *flush* is called before anything that may take long.

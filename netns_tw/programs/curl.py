@@ -16,8 +16,9 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
-from netns_tw.programs.client import Pace, Plan
+from netns_tw.programs.client import Plan
 from netns_tw.programs.outcome import Outcome
+from netns_tw.programs.pace import Pace
 
 WRITE_OUT = "%{http_code} %{local_port}"
 EXIT_TIMEOUT = 28
