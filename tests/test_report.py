@@ -15,7 +15,20 @@ from rich.console import RenderableType
 from netns_tw.model import labs
 from netns_tw.model.experiment import Experiment, Log
 from netns_tw.model.labs import Lab
-from netns_tw.model.lines import Built, Canary, End, Header, Line, Ran, Response, Snapshot, StepEnd, Trouble
+from netns_tw.model.lines import (
+    Batch,
+    Built,
+    Canary,
+    Cost,
+    End,
+    Header,
+    Line,
+    Ran,
+    Response,
+    Snapshot,
+    StepEnd,
+    Trouble,
+)
 from netns_tw.model.record import Record
 from netns_tw.report import diagram, text
 from netns_tw.report import json as json_report
@@ -46,8 +59,13 @@ def lines_of(lab: Lab, experiment: Experiment, log: str, notes: list[str]) -> It
         yield Canary(0.0, name, "before", ("time-wait", "127.0.0.1", 65535, "127.0.0.1", 65534, 60000))
         yield Canary(0.0, name, "after", ("time-wait", "127.0.0.1", 65535, "127.0.0.1", 65534, 60000))
         yield Snapshot(-1, 0.0, name, [], {}, 0, [])
+        yield Cost(-1, 0.0, name, 0, 1, 1.0, 1.0)
     for number, step in enumerate(experiment.steps):
-        for index in range(step.requests):
+        if step.client == "bare":
+            failed = [("connect", "EADDRNOTAVAIL", step.requests // 2)]
+            yield Batch(number, 0, step.requests, step.requests - step.requests // 2, failed, 1.0, 9.0, (1e5, 1e6, 1e7))
+            yield Cost(number, 1.0, "server", 10**6, 10**8, 1e3, 1e4)
+        for index in range(step.requests if step.client != "bare" else 0):
             at = number * 1000 + index / 1000
             good = index % 2 == 0
             yield Response(number, index, at, 0.5, 200 if good else None, None if good else "EADDRNOTAVAIL", "", 1024)
