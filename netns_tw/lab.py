@@ -30,6 +30,8 @@ from netns_tw.wait import DeadlineMissed, wait_until
 PROGRAMS = Path(__file__).resolve().parent / "programs" / "__main__.py"
 LISTEN_DEADLINE_S = 10.0
 CHILD_EHASH = "net.ipv4.tcp_child_ehash_entries"
+OF_INTERFACES = ("conf", "neigh")
+ALL_INTERFACES = (["all"], ["default"], ["lo"])
 ALWAYS_SHOWN = (
     "net.ipv4.ip_local_port_range",
     "net.ipv4.tcp_tw_reuse",
@@ -111,14 +113,17 @@ class RunningLab:
             rtnl: dict[str, Rtnl] = {}
             if self.topology.ehash_entries:  # each namespace that is made from here on has a table of its own
                 sysctl.write_here("the lab", CHILD_EHASH, str(self.topology.ehash_entries))
-            for name in self.topology.nodes:
-                netns.add(name)
-                with netns.enter(name):
-                    rtnl[name] = sockets.enter_context(rtnl_of(name))
-                    self.nodes[name] = self._node(name)
-            ends = _add_links(self.topology, rtnl)
+            late: dict[str, dict[str, str]] = {}
             for name, node in self.topology.nodes.items():
-                self.nodes[name].sysctls = _write_sysctls(name, node.sysctls)
+                with netns.new(name):
+                    rtnl[name] = sockets.enter_context(rtnl_of(name))
+                    one = self.nodes[name] = self._node(name)
+                    early, late[name] = _by_time(node.sysctls)
+                    one.sysctls = _write_sysctls(name, early)
+            ends = _add_links(self.topology, rtnl)
+            for name, sysctls in late.items():
+                if sysctls:
+                    self.nodes[name].sysctls |= _write_sysctls(name, sysctls)
             _set_up(self.topology, rtnl, ends)
 
     def _node(self, name: str) -> RunningNode:
@@ -205,6 +210,12 @@ def _add_links(topology: Topology, rtnl: dict[str, Rtnl]) -> dict[str, int]:
     return ends
 
 
+def _by_time(sysctls: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """A node's sysctls: those that are there at once, and those of interfaces, which come with their links."""
+    late = {key for key in sysctls if key.split(".")[2] in OF_INTERFACES and key.split(".")[3:4] not in ALL_INTERFACES}
+    return ({key: value for key, value in sysctls.items() if key not in late}, {key: sysctls[key] for key in late})
+
+
 def _write_sysctls(name: str, wanted: Mapping[str, str]) -> dict[str, str]:
     with netns.enter(name):
         effective = {key: sysctl.write(name, key, value) for key, value in wanted.items()}
@@ -225,7 +236,7 @@ def _set_up(topology: Topology, rtnl: dict[str, Rtnl], ends: dict[str, int]) -> 
     for end in every:
         rtnl[end.node].set_up(ends[str(end)], end.interface)
         for address in end.addresses:
-            rtnl[end.node].add_address(ends[str(end)], str(address), end.interface)
+            rtnl[end.node].add_address(ends[str(end)], address, end.interface)
     for end in every:
         rtnl[end.node].wait_until_up(ends[str(end)], end.interface)
     for name, node in rtnl.items():

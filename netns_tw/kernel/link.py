@@ -50,6 +50,9 @@ _IFADDR = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, lengths of destination and source, tos, table, protocol, scope, type
 
 
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
 class Rtnl:
     """An rtnetlink socket that lives in one namespace, whatever namespace its user is in."""
 
@@ -100,13 +103,12 @@ class Rtnl:
     def _set_up(self, index: int) -> None:
         self._netlink.ask(RTM_NEWLINK, 0, _IFINFO.pack(0, 0, index, IFF_UP, IFF_UP))
 
-    def add_address(self, index: int, address: str, name: str) -> None:
-        """Give interface *index* an address in CIDR notation; usable at once, IPv6 too."""
+    def add_address(self, index: int, address: Interface | str, name: str) -> None:
+        """Give interface *index* an address, as text in CIDR notation; usable at once, IPv6 too."""
         with _in_words(f"address {address} on {self.netns_name}:{name}"):
-            self._add_address(index, address)
+            self._add_address(index, ipaddress.ip_interface(address) if isinstance(address, str) else address)
 
-    def _add_address(self, index: int, address: str) -> None:
-        one = ipaddress.ip_interface(address)
+    def _add_address(self, index: int, one: Interface) -> None:
         flags = IFA_F_NODAD if one.version == 6 else 0
         head = _IFADDR.pack(_family(one), one.network.prefixlen, flags, RT_SCOPE_UNIVERSE, index)
         both = attribute(IFA_LOCAL, one.packed) + attribute(IFA_ADDRESS, one.packed)
@@ -135,7 +137,7 @@ class Rtnl:
 
     def _is_up(self, index: int) -> bool:
         (answer,) = self._netlink.ask(RTM_GETLINK, 0, _IFINFO.pack(0, 0, index, 0, 0))
-        return netlink.attributes(answer[_IFINFO.size :]).get(IFLA_OPERSTATE) == bytes([OPERSTATE_UP])
+        return netlink.find(answer[_IFINFO.size :], IFLA_OPERSTATE) == bytes([OPERSTATE_UP])
 
     def wait_until_solicited(self, addresses: Sequence[str]) -> None:
         """Wait until this namespace answers neighbour solicitations for IPv6 *addresses*, RFC 4291 section 2.7.1.

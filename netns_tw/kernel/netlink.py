@@ -50,17 +50,15 @@ def nested(kind: int, *attributes: bytes) -> bytes:
     return attribute(kind | _NESTED, b"".join(attributes))
 
 
-def attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes in *data* by type; of a type that is there twice, the last."""
-    found = {}
+def find(data: bytes, kind: int) -> bytes:
+    """The value of the first attribute of type *kind* in *data*; empty where there is none."""
     offset = 0
     while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        found[kind & ~_NESTED] = data[offset + _ATTRIBUTE.size : offset + length]
+        length, found = _ATTRIBUTE.unpack_from(data, offset)
+        if found & ~_NESTED == kind or length < _ATTRIBUTE.size:
+            return data[offset + _ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
-    return found
+    return b""
 
 
 def messages(data: Octets) -> Iterator[tuple[int, int, int, Octets]]:
@@ -111,5 +109,5 @@ def _explanation(error: bytes, flags: int) -> str:
     if not flags & F_ACK_TLVS:
         return ""
     request_bytes = HEADER.size if flags & F_CAPPED else int(HEADER.unpack_from(error, _CODE.size)[0])
-    found = attributes(error[_CODE.size + ((request_bytes + 3) & ~3) :])
-    return found.get(_ATTR_MSG, b"").rstrip(b"\0").decode(errors="replace")
+    words = find(error[_CODE.size + ((request_bytes + 3) & ~3) :], _ATTR_MSG)
+    return words.rstrip(b"\0").decode(errors="replace")

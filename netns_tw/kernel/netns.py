@@ -37,29 +37,6 @@ class _ThreadNamespace(Namespace):  # type: ignore[misc]
         return Path("/proc", "thread-self" if pid == "self" else str(pid), "ns", ns_type)
 
 
-def add(name: str) -> None:
-    """Make the network namespace /run/netns/*name*, born with the kernel's default sysctls.
-
-    Raises:
-        FileExistsError: the name is taken.
-        OSError: the kernel made no namespace (ENOSPC: user.max_net_namespaces is reached).
-    """
-    handle = RUN_NETNS / name
-    handle.touch(exist_ok=False)
-    home = os.open(THREAD_NETNS, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        libc.unshare(libc.CLONE_NEWNET)
-        try:
-            libc.mount(THREAD_NETNS, str(handle), "", libc.MS_BIND)
-        finally:
-            libc.setns(home, libc.CLONE_NEWNET)
-    except BaseException:
-        handle.unlink()
-        raise
-    finally:
-        os.close(home)
-
-
 _inside = ""
 """The name of the namespace that the main thread has entered."""
 
@@ -85,6 +62,53 @@ def enter(name: str) -> Iterator[None]:
             yield
         finally:
             _inside = before
+
+
+def add(name: str) -> None:
+    """Make the network namespace /run/netns/*name*, born with the kernel's default sysctls.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: the kernel made no namespace (ENOSPC: user.max_net_namespaces is reached).
+    """
+    with new(name):
+        pass
+
+
+@contextmanager
+def new(name: str) -> Iterator[None]:
+    """``add`` a namespace and be inside it for the length of the block, as with ``enter``: who makes it is in it.
+
+    Raises:
+        FileExistsError, OSError: as ``add``.
+    """
+    global _inside
+    handle = f"{RUN_NETNS}/{name}"
+    os.close(os.open(handle, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    home = os.open(THREAD_NETNS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            libc.unshare(libc.CLONE_NEWNET)
+        except BaseException:
+            os.unlink(handle)
+            raise
+        before, _inside = _inside, name
+        try:
+            _mount(handle)
+            yield
+        finally:
+            _inside = before
+            libc.setns(home, libc.CLONE_NEWNET)
+    finally:
+        os.close(home)
+
+
+def _mount(handle: str) -> None:
+    try:
+        libc.mount(THREAD_NETNS, handle, "", libc.MS_BIND)
+    except BaseException:
+        os.unlink(handle)
+        raise
 
 
 def open_fd(name: str) -> int:

@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from netns_tw.kernel.link import IFA_F_NODAD, Rtnl
+from netns_tw.kernel.link import IFA_F_NODAD, Interface, Rtnl
 from netns_tw.kernel.netlink import Refused
 
 P = ParamSpec("P")
@@ -58,9 +58,9 @@ class ReferenceRtnl(Rtnl):
         self._ip.link("set", index=index, state="up")
 
     @_refused
-    def _add_address(self, index: int, address: str) -> None:
-        flags = {"flags": IFA_F_NODAD} if ":" in address else {}
-        self._ip.addr("add", index=index, address=address, **flags)
+    def _add_address(self, index: int, one: Interface) -> None:
+        flags = {"flags": IFA_F_NODAD} if one.version == 6 else {}
+        self._ip.addr("add", index=index, address=str(one), **flags)
 
     @_refused
     def _add_route(self, to: str, via: str) -> None:

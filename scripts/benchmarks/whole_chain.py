@@ -42,7 +42,9 @@ def connect_both(nodes: tuple[str, str, str] = ("client", "lb", "backend")) -> N
         with netns.enter(right):
             listener = socket.create_server((address, 80))
         with netns.enter(left):
-            client = socket.create_connection((address, 80), timeout=30)
+            client = socket.socket()
+        client.settimeout(30)
+        client.connect((address, 80))  # create_connection() would import the rules of international names first
         client.close()
         listener.close()
 
