@@ -121,6 +121,8 @@ def carry_out(job: Job, emit: Emit, captures: Mapping[str, int]) -> None:
             emit(replay.end())
             if job.hold:
                 signal.pause()
+            if job.inside is None:
+                running.leave_to_the_sandbox()
     except Skip as error:
         emit(Trouble(error.exit_code, str(error), skip=True))
     except NetnsTwError as error:

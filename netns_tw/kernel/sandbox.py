@@ -217,8 +217,16 @@ def _be_init(main: Callable[[], int], alive: int, ready: int, mount: Callable[[]
             os._exit(status)
         os.close(ready)
         status = status_of(main)
+        _kill_the_others()
     finally:
         os._exit(status)
+
+
+def _kill_the_others() -> None:
+    """In PID 1: have all others in here die beside us. Our own end would kill them too, but only after ourselves."""
+    if os.getpid() == 1:  # -1 is everybody in our PID namespace
+        with suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
 
 
 def status_of(main: Callable[[], int]) -> int:
