@@ -71,11 +71,13 @@ def _up(given: argparse.Namespace) -> int:
         servers=given.server,
         sysctls=sysctls,
     )
-    from netns_tw.report import standing as paper  # before: a signal while it is read would leave the lab up
-
     roster, call_again = Roster(), called()
-    how = How(may_number=given.name is None, is_published=given.named, links=given.links or LINKS[0])
+    how = How(
+        may_number=given.name is None, is_published=given.named, links=given.links or LINKS[0], meanwhile=_load_report
+    )
     standing = bring_up(topology, entry, roster, how)
+    from netns_tw.report import standing as paper
+
     try:
         if given.json:
             print(json.dumps(paper.as_json(standing), indent=2))
@@ -86,6 +88,11 @@ def _up(given: argparse.Namespace) -> int:
         take_down(standing.entry, roster)
         raise
     return EXIT_PASS
+
+
+def _load_report() -> None:
+    """Load what prints; by the end of ``up`` nothing is loaded any more, since a signal then would leave the lab up."""
+    import netns_tw.report.standing  # noqa: F401
 
 
 def _ls(given: argparse.Namespace) -> int:

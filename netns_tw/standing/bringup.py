@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +61,8 @@ class How:
     """The nodes are named NAME-NODE under /run/netns too."""
     links: str = "netlink"
     """Who makes its links, one of rules.LINKS."""
+    meanwhile: Callable[[], None] = lambda: None
+    """Called while its programs start: what takes long to load and is needed when it is up."""
 
 
 def bring_up(topology: Topology, entry: Entry, roster: Roster, how: How) -> Standing:
@@ -80,7 +82,7 @@ def bring_up(topology: Topology, entry: Entry, roster: Roster, how: How) -> Stan
     place = None
     try:
         with roster.reserve(replace(entry, nodes=list(topology.nodes), text=topology.text), how.may_number) as place:
-            built = _come_up(lab.RunningLab(topology, dict(programs), links=how.links), place, how.is_published)
+            built = _come_up(lab.RunningLab(topology, dict(programs), links=how.links), place, how)
         return Standing(place.entry, topology, built["sysctls"], programs, notes)
     except KeyboardInterrupt:
         if place:
@@ -95,14 +97,15 @@ def take_down(entry: Entry, roster: Roster) -> None:
             roster.down(entry.name)
 
 
-def _come_up(planned: lab.RunningLab, place: Place, is_published: bool) -> dict[str, Any]:
+def _come_up(planned: lab.RunningLab, place: Place, how: How) -> dict[str, Any]:
     """Steps 2 to 5; return what was built."""
     with ExitStack() as stack:
         made = _Made(planned, place, stack)
+        how.meanwhile()
         built = made.wait_until_built()
         pids = {node: made.proof_of(pid) for node, pid in built["pids"].items()}
         place.write(replace(place.entry, programs=pids))
-        if is_published:
+        if how.is_published:
             _publish(place, stack)
         with sandbox.undisturbed():
             place.write(replace(place.entry, is_up=True))
