@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 from netns_tw.errors import EnvironmentLacks, UsageError
 from netns_tw.kernel import netns, process, sysctl
 from netns_tw.kernel.capture import Capture, Count
-from netns_tw.kernel.link import FIRST_INDEX, LOOPBACK_INDEX, Rtnl
+from netns_tw.kernel.link import Rtnl
 from netns_tw.measure.observer import Observer, wait_until_settled
 from netns_tw.model import pcapng
 from netns_tw.model.topology import HttpProxy, HttpServer, Nginx, Program, Topology
@@ -26,20 +26,11 @@ from netns_tw.programs import nginx
 from netns_tw.programs.choice import NO_NGINX
 from netns_tw.rules import RUN
 from netns_tw.wait import DeadlineMissed, wait_until
+from netns_tw.wiring import ALWAYS_SHOWN, add_links, by_time, read_sysctls, rtnl_by, set_up, write_sysctls
 
 PROGRAMS = Path(__file__).resolve().parent / "programs" / "__main__.py"
 LISTEN_DEADLINE_S = 10.0
 CHILD_EHASH = "net.ipv4.tcp_child_ehash_entries"
-OF_INTERFACES = ("conf", "neigh")
-ALL_INTERFACES = (["all"], ["default"], ["lo"])
-ALWAYS_SHOWN = (
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.tcp_tw_reuse",
-    "net.ipv4.tcp_tw_reuse_delay",
-    "net.ipv4.tcp_timestamps",
-    "net.ipv4.tcp_max_tw_buckets",
-)
-"""The sysctls that sway every experiment here: shown with their effective values whether a file sets them or not."""
 
 
 @dataclass
@@ -122,13 +113,13 @@ class RunningLab:
                 with netns.new(name):
                     rtnl[name] = sockets.enter_context(rtnl_of(name))
                     one = self.nodes[name] = self._node(name)
-                    early, late[name] = _by_time(node.sysctls)
-                    one.sysctls = _write_sysctls(name, early)
-            ends = _add_links(self.topology, rtnl)
+                    early, late[name] = by_time(node.sysctls)
+                    one.sysctls = write_sysctls(name, early)
+            ends = add_links(self.topology, rtnl)
             for name, sysctls in late.items():
                 if sysctls:
-                    self.nodes[name].sysctls |= _write_sysctls(name, sysctls)
-            _set_up(self.topology, rtnl, ends)
+                    self.nodes[name].sysctls |= write_sysctls(name, sysctls)
+            set_up(self.topology, rtnl, ends)
 
     def _node(self, name: str) -> RunningNode:
         folder = RUN / name
@@ -186,69 +177,6 @@ class VisitedLab(RunningLab):
             self._stack.close()
             raise EnvironmentLacks(f"the lab is not whole any more: {error}") from error
         return self
-
-
-def rtnl_by(links: str) -> type[Rtnl]:
-    """What makes links, by a name of rules.LINKS. pyroute2 takes 0.2 s to import.
-
-    Raises:
-        EnvironmentLacks: pyroute2 cannot be imported.
-    """
-    if links != "pyroute2":
-        return Rtnl
-    try:
-        from netns_tw.kernel.reference import ReferenceRtnl
-    except ImportError as error:
-        raise EnvironmentLacks(f"--links pyroute2: {error}") from error
-    return ReferenceRtnl
-
-
-def _add_links(topology: Topology, rtnl: dict[str, Rtnl]) -> dict[str, int]:
-    """Make every veth pair; return the ifindex of each endpoint."""
-    ends: dict[str, int] = {}
-    for number, link in enumerate(topology.links):
-        left, right = link
-        index = FIRST_INDEX + 2 * number
-        ends[str(left)] = index
-        ends[str(right)] = rtnl[left.node].add_veth(left.interface, index, rtnl[right.node], right.interface)
-    return ends
-
-
-def _by_time(sysctls: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """A node's sysctls: those that are there at once, and those of interfaces, which come with their links."""
-    late = {key for key in sysctls if key.split(".")[2] in OF_INTERFACES and key.split(".")[3:4] not in ALL_INTERFACES}
-    return ({key: value for key, value in sysctls.items() if key not in late}, {key: sysctls[key] for key in late})
-
-
-def _write_sysctls(name: str, wanted: Mapping[str, str]) -> dict[str, str]:
-    with netns.enter(name):
-        effective = {key: sysctl.write(name, key, value) for key, value in wanted.items()}
-        return effective | read_sysctls(name, [key for key in ALWAYS_SHOWN if key not in effective])
-
-
-def read_sysctls(name: str, keys: Iterable[str]) -> dict[str, str]:
-    """What the kernel has of *keys* on node *name*; what it does not know is left out."""
-    with netns.enter(name):
-        seen = {key: sysctl.read(name, key) for key in keys}
-    return {key: value for key, value in seen.items() if value is not None}
-
-
-def _set_up(topology: Topology, rtnl: dict[str, Rtnl], ends: dict[str, int]) -> None:
-    for node in rtnl.values():
-        node.set_up(LOOPBACK_INDEX, "lo")
-    every = [end for link in topology.links for end in link]
-    for end in every:
-        rtnl[end.node].set_up(ends[str(end)], end.interface)
-        for address in end.addresses:
-            rtnl[end.node].add_address(ends[str(end)], address, end.interface)
-    for end in every:
-        rtnl[end.node].wait_until_up(ends[str(end)], end.interface)
-    for name, node in rtnl.items():
-        six = [str(one.ip) for end in every if end.node == name for one in end.addresses if one.version == 6]
-        node.wait_until_solicited(six)
-    for name, described in topology.nodes.items():
-        for route in described.routes:
-            rtnl[name].add_route(route.to, route.via)
 
 
 def built_in(*arguments: str) -> list[str]:

@@ -148,9 +148,10 @@ def _load_what_labs_need(jobs: Sequence[Job]) -> None:
     """Import once, here, what every sandbox would import after its fork."""
     import netns_tw.lab
     import netns_tw.replay
+    import netns_tw.wiring
 
     for links in {one.links for one in jobs}:
-        netns_tw.lab.rtnl_by(links)
+        netns_tw.wiring.rtnl_by(links)
 
 
 def _run_batch(

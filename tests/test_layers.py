@@ -33,7 +33,7 @@ PROGRAMS = tuple(
     )
 )
 LAB = ("netns_tw.kernel", "netns_tw.measure", "netns_tw.model", "netns_tw.programs", *UNDER_ALL)
-JOB = ("netns_tw.replay", "netns_tw.standing.stage", "netns_tw.lab", *LAB)
+JOB = ("netns_tw.wiring", "netns_tw.replay", "netns_tw.standing.stage", "netns_tw.lab", *LAB)
 PARALLEL = ("netns_tw.job", *JOB)
 EVIDENCE = ("netns_tw.evidence", "netns_tw.model", "netns_tw.verdict", "netns_tw.scope", "netns_tw.errors")
 REPORT = ("netns_tw.report", "netns_tw.rules", *EVIDENCE)
@@ -45,7 +45,7 @@ ROSTER = (
     "netns_tw.programs.shells",
     *UNDER_ALL,
 )
-BRINGUP = ("netns_tw.standing.bringup", "netns_tw.standing.answer", "netns_tw.lab", *ROSTER, *LAB)
+BRINGUP = ("netns_tw.wiring", "netns_tw.standing.bringup", "netns_tw.standing.answer", "netns_tw.lab", *ROSTER, *LAB)
 VISIT = ("netns_tw.standing.visit", "netns_tw.standing.lookout", "netns_tw.standing.stage", *BRINGUP, *PARALLEL)
 DOCTOR = (
     "netns_tw.doctor",
@@ -76,7 +76,8 @@ ALLOWED = {
     "netns_tw.programs.nginx": ("netns_tw.programs", "netns_tw.model", "netns_tw.errors"),
     "netns_tw.programs.choice": ("netns_tw.programs", "netns_tw.model", "netns_tw.errors"),
     "netns_tw.measure": ("netns_tw.measure", "netns_tw.kernel", "netns_tw.errors", "netns_tw.wait"),
-    "netns_tw.lab": LAB,
+    "netns_tw.wiring": LAB,
+    "netns_tw.lab": ("netns_tw.wiring", *LAB),
     "netns_tw.replay": ("netns_tw.lab", *LAB),
     "netns_tw.scope": ("netns_tw.model",),
     "netns_tw.verdict": ("netns_tw.scope", "netns_tw.model", "netns_tw.errors"),

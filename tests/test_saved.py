@@ -84,7 +84,10 @@ def lines_of(lab: Lab, experiment: Experiment, ok: Sequence[int] = (11, 0), log:
     taken = 0
     for number, (step, succeed) in enumerate(zip(experiment.steps, (*ok, 0, 0), strict=False)):
         began = 1000.0 * (number + 1)
-        for index in range(step.requests):
+        if step.client == "bare":
+            failed = [("connect", "EADDRNOTAVAIL", step.requests - 5)]
+            yield Batch(number, 0, step.requests, 5, failed, began, 9.0, (14.0, 30.0, 90.0))
+        for index in range(step.requests if step.client != "bare" else 0):
             is_ok = index < succeed
             status, errno, call = (404, None, None) if is_ok else (None, "EADDRNOTAVAIL", "connect")
             port = 1024 + index if is_ok else None

@@ -33,6 +33,7 @@ from netns_tw.programs.choice import choose
 from netns_tw.standing import answer
 from netns_tw.standing.entry import ENDED, Entry, Place
 from netns_tw.standing.roster import Roster
+from netns_tw.wiring import rtnl_by
 
 STAY = b"s"
 INIT = Path(init.__file__)
@@ -77,7 +78,7 @@ def bring_up(topology: Topology, entry: Entry, roster: Roster, how: How) -> Stan
         raise UsageError(
             "--named gives the nodes names under /run/netns, which only root may: use sudo, or leave it out"
         )
-    lab.rtnl_by(how.links)  # loaded here, not after the fork
+    rtnl_by(how.links)  # loaded here, not after the fork
     programs, notes = choose(topology, entry.servers, process.find_program("nginx") is not None)
     place = None
     try:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from netns_tw.kernel.sockdiag import TcpSocket
-from netns_tw.lab import ALWAYS_SHOWN, read_sysctls
 from netns_tw.measure.observer import Observer
 from netns_tw.measure.sampler import Sampler
 from netns_tw.model.lines import BEFORE, Built, Dump, Line, Ran, Sample, Snapshot, to_json
 from netns_tw.model.topology import Program, Topology
 from netns_tw.replay import kinds, now_ms, rows
 from netns_tw.standing.stage import SHOWN
+from netns_tw.wiring import ALWAYS_SHOWN, read_sysctls
 
 LOOK_S = 0.1
 """How often the replay's file is looked at."""
