@@ -15,6 +15,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
 """What labs and nodes may be called."""
 
+TOPOLOGY = "topology.toml"
+"""The file that makes a folder a lab."""
+
 CLIENTS = ("h11", "curl")
 SERVERS = ("h11", "nginx")
 """What `--client` and `--server` choose between."""

@@ -27,6 +27,7 @@ from typing import NoReturn
 from netns_tw.commands import Add
 from netns_tw.errors import EXIT_FAIL, EXIT_PASS, UsageError
 from netns_tw.model import labs
+from netns_tw.rules import TOPOLOGY
 from netns_tw.runs import SUFFIX
 
 SHELLS = {
@@ -152,7 +153,7 @@ def _claims_in(folder: Path) -> list[str]:
 
 def _nodes_in(folder: Path) -> list[str]:
     with suppress(OSError, ValueError):  # another lab's nodes are offered all the same
-        return list(tomllib.loads((folder / labs.TOPOLOGY).read_text(encoding="utf-8")).get("nodes", {}))
+        return list(tomllib.loads((folder / TOPOLOGY).read_text(encoding="utf-8")).get("nodes", {}))
     return []
 
 

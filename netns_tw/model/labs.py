@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from netns_tw.errors import UsageError, near_match
 from netns_tw.model.frozen import Frozen
+from netns_tw.rules import TOPOLOGY
 
 if TYPE_CHECKING:
     from netns_tw.model.experiment import Experiment
     from netns_tw.model.folder import Folder
     from netns_tw.model.topology import Topology
 
-TOPOLOGY = "topology.toml"
 _PACKAGE = Path(__file__).resolve().parent.parent
 SHIPPED = (_PACKAGE / "topologies", _PACKAGE.parent / "topologies")
 """In an installed wheel, and in a checkout."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from netns_tw.errors import near_match
 from netns_tw.model import settings
 from netns_tw.model.folder import Folder
-from netns_tw.model.labs import TOPOLOGY
 from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.topology import (
     MAX_IFNAME_BYTES,
@@ -26,7 +25,7 @@ from netns_tw.model.topology import (
     Route,
     Topology,
 )
-from netns_tw.rules import CLOSE_STYLES, NAME, NAME_RULE
+from netns_tw.rules import CLOSE_STYLES, NAME, NAME_RULE, TOPOLOGY
 
 KINDS = ("nginx", "http-server", "http-proxy")
 LISTEN_RULE = "ADDRESS:PORT, such as '198.18.1.1:80' or '[2001:db8::1]:80'"
