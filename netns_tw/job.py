@@ -18,6 +18,7 @@ from netns_tw.model import closers, pcapng
 from netns_tw.model.experiment import Experiment
 from netns_tw.model.lines import Built, Captured, Close, Header, Line, Ran, Trouble
 from netns_tw.model.topology import HttpProxy, HttpServer, Program, Topology
+from netns_tw.rules import BARE
 
 if TYPE_CHECKING:
     from netns_tw.lab import RunningLab
@@ -106,7 +107,9 @@ def carry_out(job: Job, emit: Emit, captures: Mapping[str, int]) -> None:
     emit(Header(*where, job.client, job.servers, began, os.cpu_count() or 1, job.attempt, inside))
     try:
         curl = process.find_program("curl")
-        if curl is None and "curl" in {job.client or step.client for step in job.experiment.steps}:
+        if curl is None and "curl" in {
+            job.client or step.client for step in job.experiment.steps if step.client != BARE
+        }:
             raise EnvironmentLacks(NO_CURL)
         if job.inside:
             stage.take(job.inside.name)

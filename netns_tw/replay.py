@@ -41,7 +41,8 @@ from netns_tw.model.lines import (
     Snapshot,
     StepEnd,
 )
-from netns_tw.model.topology import destination
+from netns_tw.model.topology import Listen, destination
+from netns_tw.programs import bare
 from netns_tw.rules import BARE, RUN
 
 Emit = Callable[[Line], None]
@@ -69,8 +70,8 @@ class Replay:
         self._emit, self._zero_ms = emit, zero_ms
         observers = {name: node.observer for name, node in lab.nodes.items()}
         self._sampler = Sampler(observers, self._on_gauges, self._on_sockets)
-        self._listeners: dict[str, socket.socket] = {}
-        """By URL: what listens for the steps that make bare connections."""
+        self._listeners: dict[Listen, socket.socket] = {}
+        """What listens for the steps that make bare connections."""
 
     def run(self) -> None:
         """Carry out every step and emit what happened.
@@ -92,10 +93,13 @@ class Replay:
 
         Raises:
             UsageError: a program of the node listens there.
+            Skip: this kernel has no IP_LOCAL_PORT_RANGE, and a step needs it.
         """
         for step in self._experiment.steps:
-            if step.client == BARE and step.url not in self._listeners:
-                to = destination(step.url)
+            to = destination(step.url)
+            if step.port_range and not bare.has_port_range():
+                raise Skip(f"step {step.name!r}: IP_LOCAL_PORT_RANGE is new in Linux 6.3; this is {kernel_release()}")
+            if step.client == BARE and to not in self._listeners:
                 node = self._lab.topology.owner_of(to.address)
                 assert node is not None
                 family = socket.AF_INET6 if ":" in to.address else socket.AF_INET
@@ -104,7 +108,7 @@ class Replay:
                         one = socket.create_server((to.address, to.port), family=family)
                 except OSError as error:
                     raise UsageError(f"step {step.name!r}: cannot listen on {to} of node {node}: {error}") from error
-                self._listeners[step.url] = undo.enter_context(one)
+                self._listeners[to] = undo.enter_context(one)
 
     def _steps(self) -> None:
         self._costs(BEFORE)
@@ -175,7 +179,7 @@ class Replay:
     def _requests(self, step: Step, number: int) -> None:
         """Run the step's client in its node and emit a response for each of its lines."""
         log = RUN / step.node / f"client-{number}.log"
-        listener = self._listeners[step.url].fileno() if step.client == BARE else -1
+        listener = self._listeners[destination(step.url)].fileno() if step.client == BARE else -1
         argv, inherited = client_argv(step, self._choices, listener), (listener,) if listener >= 0 else ()
         child = process.spawn(step.node, argv, log, stdout=subprocess.PIPE, inherited=inherited)
         try:

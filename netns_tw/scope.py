@@ -71,8 +71,10 @@ class Scope:
     def count(self, subject: Subject) -> int:
         """Count what *subject* names."""
         if isinstance(subject, Responses):
+            if subject.after_first_failure and self.batches:
+                raise ValueError("after_first_failure: bare connections are counted in batches, not one by one")
             found = sum(_matches(one, subject) for one in self._eligible(subject))
-            return found + (0 if subject.after_first_failure else sum(_of_batch(one, subject) for one in self.batches))
+            return found + sum(_of_batch(one, subject) for one in self.batches)
         if isinstance(subject, Sockets):
             return self._sockets(subject)
         if isinstance(subject, ConnectTime):
@@ -99,7 +101,7 @@ class Scope:
         return found
 
     def _connect_us(self, subject: ConnectTime) -> int:
-        """The median of connect() in a part of the scope's bare connections; 0 where there are none."""
+        """The median of connect() in a part of the scope's bare connections."""
         total = sum(one.count for one in self.batches)
         low, high = total * subject.first, total * subject.last
         found, at = [], 0
@@ -107,7 +109,9 @@ class Scope:
             if low <= (at + one.count / 2) * 100 <= high and one.ok:
                 found.append(one.connect_us[0])
             at += one.count
-        return round(statistics.median(found)) if found else 0
+        if not found:
+            raise ValueError(f"connect_us: no connection was made from {subject.first} to {subject.last} per cent")
+        return round(statistics.median(found))
 
     def _snapshot(self, step: int, node: str) -> Snapshot:
         return self._record.snapshots[max(step, BEFORE), node]

@@ -27,7 +27,7 @@ from netns_tw.errors import (
     EXIT_USAGE,
 )
 from netns_tw.model.experiment import Experiment
-from netns_tw.model.lines import BEFORE
+from netns_tw.model.lines import BEFORE, LISTENING
 from netns_tw.model.record import Record
 from netns_tw.model.topology import Topology
 from netns_tw.scope import Finding, Scope
@@ -102,8 +102,8 @@ def _elsewhere(record: Record) -> str:
     if record.built and record.built.differs:
         return f"lab {name} is not as the claim has it: {'; '.join(record.built.differs)}"
     for (step, node), seen in record.snapshots.items():
-        used = seen.states
-        del used["listening"]
+        used = +seen.states
+        del used[LISTENING]
         if step == BEFORE and used:
             words = ", ".join(f"{count} {state}" for state, count in used.items())
             return (

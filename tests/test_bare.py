@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import in_sandbox
 from test_capture import deafen
-from test_kernel import LEFT, RIGHT, RIGHT6, build_pair, listen
+from test_kernel import LEFT, RIGHT, RIGHT6, build_pair, connect, listen
 
 from netns_tw.kernel import netns, sysctl
 from netns_tw.kernel.counters import Counters
@@ -116,6 +118,41 @@ def test_a_connection_that_is_never_made_ends_the_program() -> None:
         return child.returncode, Path("/run/log").read_text(), said
 
     assert in_sandbox(inside) == (1, "bare: no connection was made for 300 ms\n", b"")
+
+
+def test_refused_connections_are_progress_too() -> None:
+    """A full range refuses each connect() after a search; a step of such takes its time, and is not called stalled."""
+
+    def inside() -> list[int]:
+        build_pair()
+        sysctl.write("left", "net.ipv4.tcp_tw_reuse", "0")
+        sysctl.write("left", RANGE, "20000 27999")
+        batches = made(bare.Plan(-1, 9000, "client", timeout_ms=40))
+        return [sum(one.ok for one in batches), sum(count for one in batches for *_, count in one.failed)]
+
+    assert in_sandbox(inside) == [8000, 1000]
+
+
+def test_a_connection_that_breaks_is_told_by_its_call_and_leaves_nothing_open() -> None:
+    """A stranger's connection that was reset while it stood in the queue is the one that is accepted."""
+
+    def inside() -> tuple[object, ...]:
+        build_pair()
+        with listen(RIGHT) as listener:
+            reset(connect(RIGHT))
+            before = len(os.listdir("/proc/self/fd"))
+            batches: list[bare.Batch] = []
+            with netns.enter("left"):
+                bare.run(bare.Plan(os.dup(listener.fileno()), 1, "client"), batches.append)
+            return [(one.ok, one.failed) for one in batches], len(os.listdir("/proc/self/fd")) - before
+
+    assert in_sandbox(inside) == ([(0, [("recv", "ECONNRESET", 1)])], 0)
+
+
+def reset(one: socket.socket) -> None:
+    """End a connection with RST."""
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.close()
 
 
 def test_the_program_prints_a_line_a_batch() -> None:

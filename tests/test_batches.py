@@ -10,6 +10,7 @@ import pytest
 
 from netns_tw.evidence.cost import by_parts, connect_curve, costs
 from netns_tw.evidence.live import LiveLab
+from netns_tw.evidence.prediction import predictions
 from netns_tw.model import labs
 from netns_tw.model.experiment import ConnectTime, Expectation, Responses, Sockets, Subject
 from netns_tw.model.lines import (
@@ -114,7 +115,7 @@ def test_kinds_and_batches_are_counted_as_sockets_and_responses() -> None:
         (Sockets("server", "established", "198.18.3.2:4711"), 0),
         (Sockets("client1", "time-wait"), 0),
         (ConnectTime(0, 100), 18),
-        (ConnectTime(0, 1), 14),
+        (ConnectTime(0, 2), 14),
     ],
 )
 def test_what_each_subject_counts(subject: Subject, count: int) -> None:
@@ -122,9 +123,13 @@ def test_what_each_subject_counts(subject: Subject, count: int) -> None:
 
 
 def test_connect_us_is_of_one_part_of_a_step() -> None:
-    """The median of the batches whose middle lies in it; 0 where nothing was connected."""
+    """The median of the batches whose middle lies in it; where there is none, no number at all."""
     scope = Scope(hundred_thousand(), HUNDRED, SCALE.topology, "client 2")
-    assert [scope.count(ConnectTime(*part)) for part in ((0, 50), (50, 100), (90, 100), (0, 4))] == [16, 21, 23, 0]
+    assert [scope.count(ConnectTime(*part)) for part in ((0, 50), (50, 100), (90, 100))] == [16, 21, 23]
+    with pytest.raises(ValueError, match="no connection was made from 0 to 4 per cent"):
+        scope.count(ConnectTime(0, 4))
+    with pytest.raises(ValueError, match="counted in batches"):
+        scope.count(Responses(ok=False, after_first_failure=True))
 
 
 def test_failed_connections_are_counted_by_call_and_errno() -> None:
@@ -231,6 +236,12 @@ def test_a_record_of_before_is_still_read() -> None:
     """A snapshot without kinds, as it was written until now."""
     old = b'{"kind":"snapshot","step":0,"at_ms":1.0,"node":"a","sockets":[],"counters":{},"time_wait":0,"log":[]}'
     assert from_json(old) == Snapshot(0, 1.0, "a", [], {}, 0, [])
+
+
+def test_what_is_predicted_is_what_closes_says() -> None:
+    """Closed first by the server every connection finds a port; by the client, with reuse, as the budget has it."""
+    run = run_of(hundred_thousand())
+    assert [one.words if one else None for one in predictions(run.case)] == ["all 12500"] * 8
 
 
 def test_the_cliff_is_judged_by_ratio() -> None:

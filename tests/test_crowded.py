@@ -109,6 +109,7 @@ def test_whole_buffers_of_one_kind_of_two_and_of_mixed_sizes() -> None:
         reader = SockDiag("right")
         found = reader.tally(), by_hand(reader.dump())
         listener.close()
+        between.append(listen(RIGHT, 81))
         late = reader.tally(), by_hand(reader.dump())
         sockdiag.MOST_KINDS = 100
         folded = reader.tally()
@@ -117,9 +118,42 @@ def test_whole_buffers_of_one_kind_of_two_and_of_mixed_sizes() -> None:
         return *found, *late, folded
 
     tally, hand, late, late_hand, folded = in_sandbox(inside)
+    assert Kind("listening", 81, "0.0.0.0", 0) in folded  # type: ignore[operator]
     assert tally == hand and tally[Kind("time-wait", 80, LEFT, 0)] == 3000  # type: ignore[index]
-    assert late == late_hand and len(late) == 3020  # type: ignore[arg-type]
-    assert folded[Kind("time-wait", 0, LEFT, 0)] == 3000 and len(folded) == 2  # type: ignore[index, arg-type]
+    assert late == late_hand and len(late) == 3021  # type: ignore[arg-type]
+    assert folded[Kind("time-wait", 0, LEFT, 0)] == 3000 and len(folded) == 3  # type: ignore[index, arg-type]
+
+
+def test_an_address_of_both_families_is_one_kind() -> None:
+    """A dual-stack client's connection by ::ffff:a.b.c.d and a plain one to the same server add up."""
+
+    def inside() -> tuple[int, list[int]]:
+        build_pair()
+        kept = [listen(RIGHT)]
+        for address, family in ((RIGHT, socket.AF_INET), (f"::ffff:{RIGHT}", socket.AF_INET6)):
+            with netns.enter("left"):
+                one = socket.socket(family)
+            one.connect((address, 80))
+            kept += [one, kept[0].accept()[0]]
+        reader = SockDiag("left")
+        found = len(reader.dump()), list(reader.tally().values())
+        for one in kept:
+            one.close()
+        return found
+
+    assert in_sandbox(inside) == (2, [2])
+
+
+def test_a_folded_tally_shows_the_canary_too() -> None:
+    """A node whose listener is gone: thousands of kinds fold into one, and the instruments can still be tested."""
+
+    def inside() -> list[str]:
+        build_pair()
+        observer.MOST_LISTED, sockdiag.MOST_KINDS = 500, 100
+        fill(600).close()
+        return [row.state for row in canary.check(Observer("right"))]
+
+    assert in_sandbox(inside) == ["time-wait"] * 2
 
 
 def test_a_crowded_node_is_read_and_its_instruments_are_tested() -> None:

@@ -35,8 +35,15 @@ PROGRAMS = tuple(
 LAB = ("netns_tw.kernel", "netns_tw.measure", "netns_tw.model", "netns_tw.programs", *UNDER_ALL)
 JOB = ("netns_tw.wiring", "netns_tw.replay", "netns_tw.standing.stage", "netns_tw.lab", *LAB)
 PARALLEL = ("netns_tw.job", *JOB)
-EVIDENCE = ("netns_tw.evidence", "netns_tw.model", "netns_tw.verdict", "netns_tw.scope", "netns_tw.errors")
-REPORT = ("netns_tw.report", "netns_tw.rules", *EVIDENCE)
+EVIDENCE = (
+    "netns_tw.evidence",
+    "netns_tw.model",
+    "netns_tw.verdict",
+    "netns_tw.scope",
+    "netns_tw.errors",
+    "netns_tw.rules",
+)
+REPORT = ("netns_tw.report", *EVIDENCE)
 SESSION = ("netns_tw.parallel", "netns_tw.runs", *PARALLEL, *REPORT)
 ROSTER = (
     "netns_tw.standing.roster",

@@ -52,7 +52,9 @@ via = "198.18.2.1"
 def plain(message: Any) -> list[tuple[str, str]]:
     """What a message of pyroute2's says that whoever built the lab decides."""
     fields = [
-        (name, repr(message[name])) for name in ("flags", "prefixlen", "family", "scope", "dst_len") if name in message
+        (name, repr(message[name]))
+        for name in ("flags", "prefixlen", "family", "scope", "dst_len", "proto", "type", "table")
+        if name in message
     ]
     return sorted(fields + [(name, repr(value)) for name, value in message["attrs"] if name not in NOT_SAID])
 

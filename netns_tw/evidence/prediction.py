@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from netns_tw.evidence.case import Case
 from netns_tw.model.budget import DEFAULT_DELAY_MS, Budget, predict
 from netns_tw.model.experiment import Step
-from netns_tw.model.lines import Ran, Response
+from netns_tw.model.lines import Batch, Ran, Response
 from netns_tw.model.ports import Bounds
 from netns_tw.model.topology import MAX_TW_BUCKETS, TIMESTAMPS, TW_REUSE, TW_REUSE_DELAY, destination
+from netns_tw.rules import BARE
 
 OPENER, ACCEPTOR, RACE = "opener", "acceptor", "race"
 JIFFY_MS = 12.0
@@ -64,6 +65,8 @@ def predictions(case: Case) -> list[Prediction | None]:
 def _path(case: Case, step: Step) -> _Path | None:
     built = case.record.built
     target = case.topology.owner_of(destination(step.url).address)
+    if step.client == BARE:
+        return _bare_path(step, target)
     if built is None or target not in built.programs or step.concurrency > 1:
         return None
     ran = built.programs[target]
@@ -77,6 +80,14 @@ def _path(case: Case, step: Step) -> _Path | None:
     if upstreams or upstream not in built.programs:
         return None
     return _through(target, ran, upstream, built.programs[upstream])
+
+
+def _bare_path(step: Step, target: str | None) -> _Path | None:
+    """Who closes first is in the step; of ports that are given, or of a range of the socket's own, nothing is said."""
+    closer = ACCEPTOR if step.closes == "server" else OPENER
+    if target is None or (closer == OPENER and (step.source_ports or step.port_range)):
+        return None
+    return _Path(step.node, target, closer, 1)
 
 
 def _through(node: str, ran: Ran, upstream: str, its: Ran) -> _Path | None:
@@ -103,7 +114,7 @@ def _closer(ran: Ran, is_old_http: bool) -> str:
 
 def _predict(case: Case, paths: Sequence[_Path | None], number: int) -> Prediction | None:
     path = paths[number]
-    requests = sum(1 for _ in case.record.responses_of(number))
+    requests = case.record.outcomes(number).total()
     if path is None or not requests or number not in case.record.steps:
         return None
     if path.closer == ACCEPTOR:
@@ -127,18 +138,26 @@ def _predict(case: Case, paths: Sequence[_Path | None], number: int) -> Predicti
 
 def _cumulative(case: Case, steps: Sequence[int], budget: Budget, path: _Path) -> tuple[int, int]:
     """How many requests of some steps together find a port."""
-    found: list[Response] = sorted(
-        (one for one in case.record.responses if one.step in steps), key=lambda one: (one.step, one.index)
-    )
-    starts, ends = [one.at_ms for one in found], [one.at_ms + one.took_ms for one in found]
+    every: list[Response | Batch] = []
+    for step in steps:
+        every += [*case.record.responses_of(step), *case.record.batches_of(step)]
+    starts: list[float] = []
+    ends: list[float] = []
+    slack = 0.0
+    for one in sorted(every, key=lambda one: (one.step, one.index)):
+        count = 1
+        if isinstance(one, Batch):  # when in its time each connection was made, and closed, is not known
+            count, slack = one.count, max(slack, 2 * one.took_ms)
+        starts += [one.at_ms] * count
+        ends += [one.at_ms + one.took_ms] * count
     shortest, longest = budget.life_ms
     # TIME_WAIT begins when the peer has closed too; it takes no longer over that than the slowest took over a request
-    late = JIFFY_MS + max((one.took_ms for one in found), default=0.0)
-    life = (max(shortest - JIFFY_MS, 0.0), longest + late)
+    late = JIFFY_MS + max((one.took_ms for one in every), default=0.0)
+    life = (max(shortest - JIFFY_MS - slack, 0.0), longest + late)
     try:
         return predict(starts, ends, budget.ports, life, path.requests_per_connection)
     except ValueError:  # a record whose requests are not in order: nothing is certain
-        return 0, len(found)
+        return 0, len(starts)
 
 
 def _budget(case: Case, path: _Path) -> Budget | None:

@@ -42,7 +42,7 @@ OPERSTATE_UP = 6
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_GATEWAY = 1, 5
-RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
+RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 4, 0, 1
 """include/uapi/linux/{if,if_link,if_addr,rtnetlink,veth}.h, include/uapi/linux/if.h."""
 
 _IFINFO = struct.Struct("=BxHiII")  # family, hardware type, index, flags, which flags to change
@@ -121,7 +121,7 @@ class Rtnl:
 
     def _add_route(self, to: str, via: str) -> None:
         net = ipaddress.ip_network(to)
-        places = RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST
+        places = RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST
         head = _ROUTE.pack(_family(net), net.prefixlen, 0, 0, *places, 0)
         where = attribute(RTA_DST, net.network_address.packed) if net.prefixlen else b""
         where += attribute(RTA_GATEWAY, ipaddress.ip_address(via).packed)

@@ -51,8 +51,7 @@ def enter(name: str) -> Iterator[None]:
         FileNotFoundError: there is no such namespace.
     """
     global _inside
-    if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("namespaces are entered from the main thread only")
+    _check_thread()
     if name == _inside:
         yield
         return
@@ -62,6 +61,11 @@ def enter(name: str) -> Iterator[None]:
             yield
         finally:
             _inside = before
+
+
+def _check_thread() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("namespaces are entered from the main thread only")
 
 
 def add(name: str) -> None:
@@ -83,6 +87,7 @@ def new(name: str) -> Iterator[None]:
         FileExistsError, OSError: as ``add``.
     """
     global _inside
+    _check_thread()
     handle = f"{RUN_NETNS}/{name}"
     os.close(os.open(handle, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
     home = os.open(THREAD_NETNS, os.O_RDONLY | os.O_CLOEXEC)

@@ -230,7 +230,7 @@ def _kill_the_others() -> None:
 
 
 def status_of(main: Callable[[], int]) -> int:
-    """Call *main* in a child and return its exit status; a bug of ours is shown."""
+    """Call *main*, which is all that its process does, and return its exit status; a bug of ours is shown."""
     try:
         return main()
     except BrokenPipeError:  # the command was killed; in a moment the kernel ends this too

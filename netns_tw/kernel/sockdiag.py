@@ -30,7 +30,8 @@ NETLINK_SOCK_DIAG = 4
 TCPDIAG_GETSOCK = 18
 
 ALL_STATES = 0xFFF
-CLOSED, LISTENING = 1 << 7, 1 << 10
+_LISTEN = 10
+CLOSED, LISTENING = 1 << 7, 1 << _LISTEN
 BITS = {name: 1 << number for number, name in TCP_STATES.items()}
 
 _REQUEST = struct.Struct("=4x2s46xII")  # inet_diag_req: any family, no ext; local port (big endian), states, dbs
@@ -72,8 +73,8 @@ class Kind(NamedTuple):
     """What sockets of one kind have in common; a port of 0 stands for all ports.
 
     Of those that were accepted, on a port that is listened on, the remote port is left open, of all others the local
-    one: that is where the ephemeral port is. Where this makes more than MOST_KINDS kinds, both are left open: nobody
-    listens any more where these were accepted.
+    one: that is where the ephemeral port is. Where this makes more than MOST_KINDS kinds, as it does where nobody
+    listens any more on the port that they were accepted on, both are left open of all that do not listen.
     """
 
     state: str
@@ -116,9 +117,13 @@ class SockDiag:
         counts = self._whole(states, 0, lambda: _Tally(ports)).counts
         if len(counts) > MOST_KINDS:
             every, counts = counts, Tally()
-            for (kind, _, _, near, far), count in every.items():
-                counts[kind, 0, 0, near, far] += count
-        return {_kind(key): count for key, count in counts.items()}
+            for key, count in every.items():
+                is_listener = _kind(key).state == TCP_STATES[_LISTEN]
+                counts[key if is_listener else (key[0], 0, 0, *key[3:])] += count
+        found: Tally[Kind] = Tally()
+        for key, count in counts.items():  # two families may spell one address
+            found[_kind(key)] += count
+        return dict(found)
 
     def is_listening(self, port: int, address: str | None = None) -> bool:
         """Whether a socket listens on *port*, at *address* or at the wildcard. Opens no connection."""

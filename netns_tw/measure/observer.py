@@ -4,8 +4,9 @@ Two independent sources count TIME_WAIT: sock_diag and sockstat's ``tw``. sockst
 which the kernel keeps in the same small form (tcp_time_wait, net/ipv4/tcp_minisocks.c). Where the two differ and keep
 differing, nothing that rests on them can be believed.
 
-Up to MOST_LISTED sockets are listed one by one: all that one address can open to another one, with every port there
-is. A node that has more, because many open to it, is *crowded*: its sockets are counted by kind (SockDiag.tally).
+Up to MOST_LISTED sockets in TIME_WAIT are listed one by one: all that one address can open to another one, with every
+port there is. A node with more, because many open to it, is *crowded*: its sockets are counted by kind
+(SockDiag.tally).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Observer:
         return not any(one.state in passing for one in self.sockets.dump(sum(BITS[state] for state in passing)))
 
     def is_crowded(self) -> bool:
-        """Whether it has more sockets than are listed."""
+        """Whether it has more sockets in TIME_WAIT than are listed."""
         return self.counters.time_wait() > MOST_LISTED
 
     def rows_at(self, ports: Iterable[int]) -> list[TcpSocket]:
@@ -71,7 +72,9 @@ class Observer:
             return self.sockets.dump()
         kinds = self.sockets.tally()
         found = [row for port in ports for row in self.sockets.dump(local_port=port)]
-        return [row for row in found if Kind(row.state, row.local_port, row.remote, 0) in kinds]
+        return [
+            row for row in found if any(Kind(row.state, port, row.remote, 0) in kinds for port in (row.local_port, 0))
+        ]
 
     def read(self) -> Look:
         """Look at all sockets, so that both instruments agree.

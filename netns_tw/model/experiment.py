@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from netns_tw.model.frozen import Frozen
 from netns_tw.model.topology import Node
+from netns_tw.rules import BARE
 
 COMPARISONS = {"equals": "==", "at_least": ">=", "at_most": "<="}
 
@@ -36,6 +37,15 @@ class Step(Frozen):
     """If the step takes longer, the verdict is inconclusive."""
     reference: str = ""
     """What the source document saw."""
+
+    @property
+    def bare(self) -> str:
+        """Of a step that makes bare connections: what it does, in words; else empty."""
+        if self.client != BARE:
+            return ""
+        words = f"{self.requests:,} bare connections from {self.node}, closed first by the {self.closes}"
+        low, high = self.port_range or (0, 0)
+        return words + (f", with IP_LOCAL_PORT_RANGE {low}-{high}" if self.port_range else "")
 
 
 class Responses(Frozen):

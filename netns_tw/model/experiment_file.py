@@ -11,6 +11,7 @@ from netns_tw.errors import near_match
 from netns_tw.model import expression
 from netns_tw.model.experiment import (
     COMPARISONS,
+    ConnectTime,
     Expectation,
     Experiment,
     Step,
@@ -21,8 +22,8 @@ from netns_tw.model.folder import Folder
 from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.settings import is_port_range
 from netns_tw.model.subject_file import ERRNOS, subject_in
-from netns_tw.model.topology import PORT_RANGE, Topology, destination
-from netns_tw.model.topology_file import MAX_INT, listen_at, listener_problems, read_node
+from netns_tw.model.topology import PORT_RANGE, Node, Topology, destination
+from netns_tw.model.topology_file import ANY_NODE, MAX_INT, listen_at, listener_problems, read_node
 from netns_tw.rules import BARE, CLIENTS, CLOSERS
 
 MAX_REQUESTS = 1_000_000
@@ -108,7 +109,8 @@ def _step(table: Table, lab: Topology) -> Step:
         table.problem("node", f"lab {lab.name} has no node {step.node!r}; say which node requests")
     if not 0 <= step.interval_ms <= MAX_INT:
         table.problem("interval_ms", f"must be from 0 to {MAX_INT}, not {shown(step.interval_ms)}")
-    _check_url(table, step.url, lab)
+    if _is_url(table, step.url, lab) and step.client == BARE:
+        _check_other_end(table, step, lab)
     _check_bare(table, step, lab)
     table.end()
     return step
@@ -133,14 +135,8 @@ def _range(table: Table, key: str) -> tuple[int, int] | None:
 def _check_bare(table: Table, step: Step, lab: Topology) -> None:
     """A bare connection carries no HTTP; and what only it has means nothing to a request."""
     if step.client == BARE:
-        to = destination(step.url)
-        for node in lab.nodes.values():
-            programs = node.programs
-            every = (programs.default, programs.h11, programs.nginx) if programs else ()
-            if any(one and one.listen.port == to.port for one in every) and node.name == lab.owner_of(to.address):
-                table.problem(
-                    "url", f"node {node.name} has a program on port {to.port}; a bare connection needs its own"
-                )
+        if step.port_range and step.node in lab.nodes:
+            _check_port_range(table, step.port_range, lab.nodes[step.node])
         for key in ("http", "keep_alive", "concurrency", "interval_ms"):
             if table.has(key):
                 table.problem(key, "means nothing to client = 'bare', which makes one connection after the other")
@@ -150,9 +146,34 @@ def _check_bare(table: Table, step: Step, lab: Topology) -> None:
                 table.problem(key, f"is for client = '{BARE}' alone")
 
 
-def _check_url(table: Table, url: str, lab: Topology) -> None:
+def _check_other_end(table: Table, step: Step, lab: Topology) -> None:
+    """The other end of a bare connection is its own: no program of the lab may listen there."""
+    to = destination(step.url)
+    owner = lab.owner_of(to.address)
+    programs = lab.nodes[owner].programs if owner else None
+    for one in (programs.default, programs.h11, programs.nginx) if programs else ():
+        if one and one.listen.port == to.port and one.listen.address in (to.address, *ANY_NODE):
+            table.problem("url", f"node {owner} has a program on port {to.port}; a bare connection needs its own")
+            return
+
+
+def _check_port_range(table: Table, ports: tuple[int, int], node: Node) -> None:
+    """An end of IP_LOCAL_PORT_RANGE outside of the sysctl's range is ignored (inet_sk_get_local_port_range)."""
+    try:
+        low, high = node.port_range
+    except ValueError:
+        return  # the sysctl is wrong, and said to be so where it stands
+    if not low <= ports[0] <= ports[1] <= high:
+        text = (
+            f"must lie inside of node {node.name}'s ip_local_port_range, {low}-{high}: the kernel ignores what is not"
+        )
+        table.problem("port_range", text)
+
+
+def _is_url(table: Table, url: str, lab: Topology) -> bool:
+    """Whether *url* is one that leads somewhere, as far as it is known; else a problem is noted."""
     if not url:
-        return
+        return False
     found = re.fullmatch(r"http://([^/?#@]+)(?:[/?][!-~]*)?", url)
     try:
         if found is None or "#" in url:
@@ -160,9 +181,10 @@ def _check_url(table: Table, url: str, lab: Topology) -> None:
         listen = listen_at(found[1] if re.search(r"[^:]:[0-9]+$", found[1]) else f"{found[1]}:80")
     except ValueError:
         table.problem("url", f"must be http://ADDRESS[:PORT]/..., the address a number, not {shown(url)}")
-        return
+        return False
     if lab.owner_of(listen.address) is None:
         table.problem("url", f"no node of lab {lab.name} has the address {listen.address}")
+    return True
 
 
 def _check_steps(root: Table, steps: tuple[Step, ...]) -> None:
@@ -202,8 +224,11 @@ def _check_expectations(
 ) -> None:
     steps = [step.name for step in found.steps]
     known = {*STEP_VALUES, *PORT_VALUES, *found.measures}
+    bare = [step.name for step in found.steps if step.client == BARE]
     for number, one in enumerate(expectations):
         where = f"{kind}[{number}]"
+        if isinstance(one.subject, ConnectTime) and (not bare if one.step is None else one.step not in bare):
+            root.problem(f"{where}.connect_us", f"is measured in steps with client = '{BARE}' alone")
         if one.step is not None and one.step not in steps:
             root.problem(f"{where}.step", f"no step is called {one.step!r}{near_match(one.step, steps)}")
         for key, text in one.comparisons.items():

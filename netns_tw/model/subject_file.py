@@ -15,6 +15,8 @@ from netns_tw.model.topology_file import listen_at
 from netns_tw.rules import TCP_STATES
 
 SUBJECTS = ("responses", "sockets", "counter", "log", "connect_us", "value")
+CALLS = ("socket", "setsockopt", "bind", "connect", "accept", "send", "recv")
+"""What a client may name as the call that failed."""
 ERRNOS = frozenset(errno.errorcode.values())
 
 
@@ -41,7 +43,7 @@ def _responses(table: Table, _lab: Topology) -> Subject:
         status=table.optional_number("status", 100, 599),
         ok=table.value("ok", bool),
         errno=name,
-        call=table.choice("call", ("bind", "connect", "send", "recv"), "") or None,
+        call=table.choice("call", CALLS, "") or None,
         after_first_failure=table.value("after_first_failure", bool, False) or False,
     )
 

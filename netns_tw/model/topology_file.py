@@ -112,6 +112,8 @@ def _route(table: Table) -> Route | None:
     to = table.parsed("to", lambda text: str(ipaddress.ip_network(text)), "a network such as '198.18.2.0/24'")
     via = table.parsed("via", lambda text: str(ipaddress.ip_address(text)), "an address")
     table.end()
+    if to and via and (":" in to) != (":" in via):
+        table.problem("via", f"must be of the same IP version as {to}, not {via}")
     return Route(to, via) if to and via else None
 
 

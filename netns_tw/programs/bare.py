@@ -27,6 +27,7 @@ import struct
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 BATCHES = 100
@@ -83,18 +84,30 @@ class _Watch:
     def __init__(self, timeout_ms: int) -> None:
         self.took: list[int] = []
         """Of the batch that is being made."""
-        self._seen = (0, -1)
+        self.ended = 0
+        """Connections that failed, and those of earlier batches."""
+        self._seen = -1
         signal.signal(signal.SIGALRM, self._look)
         signal.setitimer(signal.ITIMER_REAL, timeout_ms / 1000, timeout_ms / 1000)
 
     def _look(self, signum: int, frame: object) -> None:
-        seen = (id(self.took), len(self.took))
+        seen = self.ended + len(self.took)
         if seen == self._seen:
             raise Stalled
         self._seen = seen
 
     def end(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def has_port_range() -> bool:
+    """Whether this kernel knows IP_LOCAL_PORT_RANGE."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as one:
+        try:
+            one.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, bytes(4))
+        except OSError:
+            return False
+    return True
 
 
 def run(plan: Plan, emit: Callable[[Batch], None]) -> None:
@@ -109,14 +122,15 @@ def run(plan: Plan, emit: Callable[[Batch], None]) -> None:
         watch = _Watch(plan.timeout_ms)
         try:
             for first in range(0, plan.connections, size):
-                watch.took = []
-                emit(_batch(plan, listener, first, min(size, plan.connections - first), watch.took))
+                emit(_batch(plan, listener, first, min(size, plan.connections - first), watch))
+                watch.ended, watch.took = first + size, []
         finally:
             watch.end()
 
 
-def _batch(plan: Plan, listener: socket.socket, first: int, count: int, took: list[int]) -> Batch:
+def _batch(plan: Plan, listener: socket.socket, first: int, count: int, watch: _Watch) -> Batch:
     failed: Tally[tuple[str, str]] = Tally()
+    took = watch.took
     began = time.monotonic()
     index = first
     while index < first + count:
@@ -124,6 +138,7 @@ def _batch(plan: Plan, listener: socket.socket, first: int, count: int, took: li
         index, call, error = _connect(plan, listener, index, first + count, took)
         if error is not None:
             failed[call, errno.errorcode.get(error.errno or 0, str(error))] += 1
+            watch.ended += 1
     ended = time.monotonic()
     found = [(call, name, number) for (call, name), number in failed.items()]
     ok = count - failed.total()
@@ -140,11 +155,11 @@ def _connect(
     wildcard = "::" if family == socket.AF_INET6 else "0.0.0.0"
     ports, width, server_first = plan.source_ports, len(plan.source_ports), plan.closes == "server"
     option = None if plan.port_range is None else struct.pack("=HH", *plan.port_range)
-    call, sock = "socket", None
+    call, sock, accepted = "socket", None, -1
     try:
         for number in range(index, end):
             index = number + 1
-            call, sock = "socket", None
+            call, sock, accepted = "socket", None, -1
             sock = new(family, stream)
             if option is not None:
                 call = "setsockopt"
@@ -158,6 +173,7 @@ def _connect(
             took.append(clock() - began)
             call = "accept"
             accepted, _ = accept()
+            call = "recv"
             if server_first:
                 close(accepted)
                 sock.recv(1)
@@ -169,6 +185,9 @@ def _connect(
     except OSError as error:
         if sock is not None:
             sock.close()
+        if accepted >= 0:
+            with suppress(OSError):  # it was closed first
+                close(accepted)
         return index, call, error
     return index, "", None
 

@@ -113,6 +113,7 @@ def asks(step: Step) -> str:
     if step.concurrency > 1:
         parts.append(f"{step.concurrency} at once")
     parts.append("over one connection as long as it is open" if step.keep_alive else "each over a new connection")
+    parts = [f"{step.bare}, one after the other"] if step.bare else parts
     if step.source_ports:
         parts.append(f"from the ports {step.source_ports[0]}-{step.source_ports[-1]} in turn")
     return ", ".join(parts)

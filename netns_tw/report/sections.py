@@ -23,7 +23,6 @@ from netns_tw.report.portmap import Map
 from netns_tw.report.run import Run
 from netns_tw.report.svg import Drawing
 from netns_tw.report.timeaxis import Span, TimeAxis
-from netns_tw.rules import BARE
 from netns_tw.scope import Finding
 from netns_tw.verdict import outcome_words
 
@@ -146,9 +145,7 @@ def _steps(case: Case) -> list[StepRow]:
     for number, step in enumerate(case.experiment.steps):
         theory = predicted[number] if number < len(predicted) else None
         asked = [f"{step.requests:,} x HTTP/{step.http} from {step.node} by {client or step.client}"]
-        if step.client == BARE:
-            asked = [f"{step.requests:,} bare connections from {step.node}, closed first by the {step.closes}"]
-            asked += ["with IP_LOCAL_PORT_RANGE {}-{}".format(*step.port_range)] if step.port_range else []
+        asked = [step.bare] if step.bare else asked
         asked += [f"{step.interval_ms:g} ms apart"] if step.interval_ms else []
         asked += [f"{step.concurrency:,} at once"] if step.concurrency > 1 else []
         asked += ["kept alive"] if step.keep_alive else []

@@ -262,5 +262,7 @@ def topology(lab: Lab) -> RenderableType:
     for name, node in found.nodes.items():
         sysctls = "\n".join(f"{key} = {value}" for key, value in node.sysctls.items())
         table.add_row(name, plain(diagram.role(node) or "-"), plain(sysctls or "-"), str(found.usable_ports(name)))
+    if found.ehash_entries:
+        parts.append(plain(f"each node has an established hash of its own, {found.ehash_entries} buckets"))
     parts += [Text(""), table, labs([lab])]
     return Group(*parts)
