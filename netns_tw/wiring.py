@@ -88,7 +88,7 @@ def set_up(topology: Topology, rtnl: Mapping[str, Rtnl], ends: Mapping[str, int]
         rtnl[end.node].wait_until_up(ends[str(end)], end.interface)
     for name, node in rtnl.items():
         six = [str(one.ip) for end in every if end.node == name for one in end.addresses if one.version == 6]
-        node.wait_until_solicited(six)
+        node.wait_until_local(six)
     for name, described in topology.nodes.items():
         for route in described.routes:
             rtnl[name].add_route(route.to, route.via)

@@ -109,8 +109,8 @@ def build_pair() -> None:
         left.add_address(LOOPBACK_INDEX, f"{ON_LO[6]}/128", "lo")
         for one, index, addresses in ends:
             one.wait_until_up(index, "eth0")
-            for v6 in addresses[6]:
-                one.wait_until_solicited([v6])
+            one.wait_until_local(addresses[6])
+        left.wait_until_local([ON_LO[6]])
     sysctl.write("left", REUSE, "0")
 
 

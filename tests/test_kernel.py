@@ -39,8 +39,8 @@ def build_pair() -> None:
             one.add_address(index, f"{addresses[1]}/64", "eth0")
         left.wait_until_up(FIRST_INDEX, "eth0")
         right.wait_until_up(there, "eth0")
-        left.wait_until_solicited([LEFT6])
-        right.wait_until_solicited([RIGHT6])
+        left.wait_until_local([LEFT6])
+        right.wait_until_local([RIGHT6])
 
 
 def listen(address: str, port: int = 80) -> socket.socket:

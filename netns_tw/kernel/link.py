@@ -7,9 +7,11 @@ end's ifindex is given, from FIRST_INDEX up, and no two ends of a lab have the s
 An end that is up may still drop its first packet: it keeps the noop qdisc until the kernel's linkwatch work has run,
 which can take a second. RTM_GETLINK *by index* makes the kernel run it (linkwatch_sync_dev, Linux 6.8), on older
 kernels distinct ifindexes on both ends make it urgent; both are done here, and operstate UP is waited for.
-IPv6 addresses are added with IFA_F_NODAD: duplicate address detection would hold them back for a second. Even so the
-kernel joins an address's solicited-node multicast group in a work queue of its own (addrconf_dad_work); a neighbour
-solicitation that comes before is dropped and repeated after a second, so the join is waited for too.
+IPv6 addresses are added with IFA_F_NODAD: duplicate address detection would hold them back for a second. Even so it is
+a work queue of the kernel's own that makes an address usable (addrconf_dad_work): it joins the solicited-node multicast
+group, and a neighbour solicitation that comes before is dropped and repeated after a second; last of all it adds the
+address's local route (addrconf_dad_completed), and until then the address is unreachable, from its own node too. So
+that route is waited for.
 
 These requests are written here, byte by byte, because pyroute2 takes longer to load than all else together;
 kernel/reference.py has pyroute2 send them, and tests hold the labs that both build against each other.
@@ -42,8 +44,9 @@ OPERSTATE_UP = 6
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_GATEWAY = 1, 5
+RTF_LOCAL = 0x80000000
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 4, 0, 1
-"""include/uapi/linux/{if,if_link,if_addr,rtnetlink,veth}.h, include/uapi/linux/if.h."""
+"""include/uapi/linux/{if,if_link,if_addr,ipv6_route,rtnetlink,veth}.h."""
 
 _IFINFO = struct.Struct("=BxHiII")  # family, hardware type, index, flags, which flags to change
 _IFADDR = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
@@ -139,25 +142,22 @@ class Rtnl:
         (answer,) = self._netlink.ask(RTM_GETLINK, 0, _IFINFO.pack(0, 0, index, 0, 0))
         return netlink.find(answer[_IFINFO.size :], IFLA_OPERSTATE) == bytes([OPERSTATE_UP])
 
-    def wait_until_solicited(self, addresses: Sequence[str]) -> None:
-        """Wait until this namespace answers neighbour solicitations for IPv6 *addresses*, RFC 4291 section 2.7.1.
+    def wait_until_local(self, addresses: Sequence[str]) -> None:
+        """Wait until this namespace takes in packets to IPv6 *addresses*, and answers neighbour solicitations for them.
 
         Raises:
-            DeadlineMissed: the solicited-node multicast group of one was not joined within 10 s.
+            DeadlineMissed: the local route of one was not there within 10 s.
         """
-        awaited = {_solicited_node(one) for one in addresses}
+        awaited = {ipaddress.IPv6Address(one).packed.hex() for one in addresses}
 
-        def have_joined() -> bool:
+        def are_local() -> bool:
             if not awaited:
                 return True
-            with netns.enter(self.netns_name), open("/proc/thread-self/net/igmp6", encoding="ascii") as groups:
-                return awaited <= {line.split()[2] for line in groups}
+            with netns.enter(self.netns_name), open("/proc/thread-self/net/ipv6_route", encoding="ascii") as routes:
+                rows = [line.split() for line in routes]
+            return awaited <= {row[0] for row in rows if int(row[8], 16) & RTF_LOCAL}
 
-        wait_until(have_joined, f"{self.netns_name} answers for {', '.join(addresses)}", UP_DEADLINE_S)
-
-
-def _solicited_node(address: str) -> str:
-    return "ff0200000000000000000001ff" + ipaddress.IPv6Address(address).packed[-3:].hex()
+        wait_until(are_local, f"{self.netns_name} has {', '.join(addresses)}", UP_DEADLINE_S)
 
 
 def _family(one: ipaddress._BaseV4 | ipaddress._BaseV6) -> int:
