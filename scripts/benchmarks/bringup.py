@@ -3,7 +3,8 @@
 All of it is netns_tw's own RunningLab, in a fresh sandbox a sample, with everything that it does beyond the limit:
 names, effective sysctls read back, instruments opened. Beside it stand the same lab by raw netlink in C (limit.c), by
 ip(8), by Mininet, and by pyroute2 as one writes it first. "First packet" is a connection over each link, once the lab
-says that it is ready; for those who do not say, it is tried at once.
+says that it is ready; for those who do not say, it is tried at once. No sample is taken beside the destruction of the
+one before (quiet.py); what that does to a first packet is a figure of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from benchmarks.figure import Figure, NotMeasured, Samples, at_most
 from benchmarks.inside import inside
 from benchmarks.interleave import interleaved, output_of, took_ms
 from benchmarks.limit import compiled, limit
+from benchmarks.quiet import inside_quiet
 from benchmarks.whole_chain import CHAIN, connect_both
 from netns_tw.lab import RunningLab
 
@@ -43,7 +45,7 @@ def _in_c_ms() -> float:
 
 
 def _chain_beside(theirs: Callable[[], float], runs: int) -> Samples:
-    return interleaved(lambda: inside(_to_first_packet_ms), lambda: inside(theirs), runs)
+    return interleaved(lambda: inside_quiet(_to_first_packet_ms), lambda: inside_quiet(theirs), runs)
 
 
 def _beside_c(runs: int) -> Samples:
@@ -73,11 +75,13 @@ def _whole_beside_mininet(runs: int) -> Samples:
         output_of((MININET[0], "-c", "import mininet.net"))
     except (RuntimeError, OSError) as error:
         raise NotMeasured("Mininet is not installed: sudo apt-get install mininet") from error
-    return interleaved(lambda: inside(lambda: _whole_ms(WHOLE)), lambda: inside(lambda: _whole_ms(MININET)), runs)
+    return interleaved(
+        lambda: inside_quiet(lambda: _whole_ms(WHOLE)), lambda: inside_quiet(lambda: _whole_ms(MININET)), runs
+    )
 
 
 def _whole_beside_steps(runs: int) -> Samples:
-    return interleaved(lambda: inside(lambda: _whole_ms(WHOLE)), lambda: inside(_by_steps_ms), runs)
+    return interleaved(lambda: inside_quiet(lambda: _whole_ms(WHOLE)), lambda: inside_quiet(_by_steps_ms), runs)
 
 
 def _star_ms() -> float:
@@ -88,7 +92,9 @@ def _star_ms() -> float:
 
 
 def _star_beside_batch(runs: int) -> Samples:
-    return interleaved(lambda: inside(_star_ms), lambda: inside(lambda: took_ms(lambda: steps.star(CLIENTS))), runs)
+    return interleaved(
+        lambda: inside_quiet(_star_ms), lambda: inside_quiet(lambda: took_ms(lambda: steps.star(CLIENTS))), runs
+    )
 
 
 def _first_packet_ms() -> float:
