@@ -23,6 +23,7 @@ from benchmarks.figure import Figure, Samples, at_most
 from benchmarks.inside import inside
 from benchmarks.interleave import alone, interleaved, took_ms
 from benchmarks.limit import compiled, limit
+from benchmarks.quiet import inside_quiet
 from netns_tw.kernel import libc, sandbox
 from netns_tw.kernel.sandbox import Sandbox
 from netns_tw.lab import RunningLab
@@ -49,7 +50,7 @@ def _down_ms() -> float:
 
 
 def _standing(runs: int) -> Samples:
-    return alone(lambda: inside(_down_ms), runs)
+    return alone(lambda: inside_quiet(_down_ms), runs)
 
 
 def _started(topology: Topology, programs: dict[str, Program]) -> Sandbox:
@@ -85,7 +86,7 @@ def _end_ms() -> float:
 
 
 def _ended(runs: int) -> Samples:
-    return alone(lambda: inside(_end_ms), runs)
+    return alone(lambda: inside_quiet(_end_ms), runs)
 
 
 def _freed_ms(topology: Topology) -> float:
