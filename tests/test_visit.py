@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,13 @@ def test_a_follower_may_leave(signum: int) -> None:
 
 
 def holds_log(pid: int) -> bool:
-    """Whether a process has the log of a node open."""
+    """Whether the process has a log open; its files come and go meanwhile."""
     folder = f"/proc/{pid}/fd"
-    return any(
-        os.readlink(f"{folder}/{fd}").endswith("/log") for fd in os.listdir(folder) if os.path.lexists(f"{folder}/{fd}")
-    )
+    for fd in os.listdir(folder):
+        with suppress(FileNotFoundError):
+            if os.readlink(f"{folder}/{fd}").endswith("/log"):
+                return True
+    return False
 
 
 def test_a_log_that_nobody_reads_on_is_no_error(fresh: str) -> None:

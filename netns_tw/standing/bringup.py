@@ -138,6 +138,7 @@ class _Made:
         try:
             return Proof.of(pid)
         except OSError:
+            self.wait_until_built()  # it has ended already: its own words why, if it had any
             raise self._ended() from None
 
     def _ended(self) -> UsageError:
