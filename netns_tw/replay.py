@@ -134,8 +134,8 @@ class Replay:
 
     def _test_instruments(self, when: Literal["before", "after"]) -> None:
         """Let every node's instruments see a TIME_WAIT that is surely there, on ports that no step uses."""
+        avoid = {port for step in self._experiment.steps for port in step.source_ports}
         for name, node in self._lab.nodes.items():
-            avoid = {port for step in self._experiment.steps for port in step.source_ports}
             for row in canary.check(node.observer, avoid):
                 self._emit(Canary(self._now_ms(), name, when, row))
 
