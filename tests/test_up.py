@@ -114,6 +114,7 @@ def test_copies_are_numbered_and_a_name_is_one_lab_s(labs: Path) -> None:
     assert server in lab_processes()
     os.kill(server, signal.SIGKILL)
     wait_until(lambda: server not in lab_processes(), "the server is gone", 20)
+    wait_until(lambda: "with status" in within("ls", "--json").stdout, "its exit status is written", 20)
     rows = json.loads(within("ls", "--json").stdout)
     assert [row["state"] for row in rows] == ["up, program of server ended with status -9", "up", "up"]
     table = within("ls").stdout
