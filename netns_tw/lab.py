@@ -122,7 +122,7 @@ class RunningLab:
             set_up(self.topology, rtnl, ends)
 
     def _node(self, name: str) -> RunningNode:
-        folder = RUN / name
+        folder = Path(RUN, name)
         folder.mkdir(parents=True, exist_ok=True)
         observer = Observer(name)
         self._stack.callback(observer.close)

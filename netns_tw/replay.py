@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from netns_tw.errors import InstrumentBroken, Skip, UsageError, near_match
@@ -178,7 +179,7 @@ class Replay:
 
     def _requests(self, step: Step, number: int) -> None:
         """Run the step's client in its node and emit a response for each of its lines."""
-        log = RUN / step.node / f"client-{number}.log"
+        log = Path(RUN, step.node, f"client-{number}.log")
         listener = self._listeners[destination(step.url)].fileno() if step.client == BARE else -1
         argv, inherited = client_argv(step, self._choices, listener), (listener,) if listener >= 0 else ()
         child = process.spawn(step.node, argv, log, stdout=subprocess.PIPE, inherited=inherited)

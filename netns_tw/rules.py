@@ -7,9 +7,8 @@ which sysctls belong to a network namespace, and since when.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-RUN = Path("/run/netns_tw")
+RUN = "/run/netns_tw"
 """In a lab: the folder of each node, with its program's files and log."""
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"

@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
-from pathlib import Path
 
 from msgspec import structs
 
@@ -54,7 +53,7 @@ def topology(*links: str, **sysctls: dict[str, str]) -> Topology:
             ends.append(Endpoint(name, f"eth{taken[name]}", ips))
         found.append(Link(*ends))
     nodes = {name: Node(name, sysctls.get(name, {})) for name in taken}
-    return Topology("mine", "", nodes, tuple(found), Path("/nowhere"))
+    return Topology("mine", "", nodes, tuple(found), "/nowhere")
 
 
 DIRECT = topology(f"client {CLIENT} {CLIENT6} - server {SERVER} {SERVER6}", client={RANGE: "1024 1034"})

@@ -35,7 +35,7 @@ from netns_tw.report.run import Run
 from netns_tw.scope import Scope
 from netns_tw.verdict import judge
 
-SCALE = labs.read_lab(labs.shipped_folder() / "scale")
+SCALE = labs.read_lab(labs.folder_of("scale"))
 CLIFF = SCALE.experiments["connect-slows-down-at-half-its-range"]
 HUNDRED = SCALE.experiments["a-hundred-thousand-on-one-server"]
 SYSCTLS = {"net.ipv4.ip_local_port_range": "32768 40959", "net.ipv4.tcp_tw_reuse": "0"}

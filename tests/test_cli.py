@@ -21,6 +21,7 @@ COMMANDS = (
 SLOW = {
     *("pyroute2", "asyncio", "rich", "nsenter", "msgspec", "argcomplete", "jinja2", "pygal"),
     *("dataclasses", "inspect", "ast", "dis", "difflib", "json", "traceback", "subprocess", "socket", "pickle"),
+    *("pathlib", "fnmatch", "urllib"),
     *("netns_tw.kernel", "netns_tw.report", "netns_tw.runs", "netns_tw.model.budget", "netns_tw.model.locate"),
 }
 """What a command that answers at once must not wait for: 1 to 300 ms each."""
@@ -187,7 +188,15 @@ def imported(*argv: str) -> set[str]:
 @pytest.mark.parametrize(
     ("arguments", "needless"),
     [
-        (["--help"], {*SLOW - {"netns_tw.runs"}, *MODEL, "tomllib", "netns_tw.commands.validate"}),
+        (
+            ["--help"],
+            {
+                *SLOW - {"netns_tw.runs", "pathlib", "fnmatch", "urllib"},
+                *MODEL,
+                "tomllib",
+                "netns_tw.commands.validate",
+            },
+        ),
         (["list"], {*SLOW, *MODEL, "shutil", "netns_tw.commands.run"}),
         (["validate", "lb3ports"], {*SLOW, "shutil", "netns_tw.commands.run"}),
     ],

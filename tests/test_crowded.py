@@ -226,7 +226,7 @@ def test_a_blind_tally_is_broken_never_believed() -> None:
 @pytest.mark.parametrize("entries", [0, 4096])
 def test_each_node_may_have_an_established_hash_of_its_own(entries: int) -> None:
     """Its size is read back, negative where it is shared (tcp_ehash_entries); half of it limits TIME_WAIT."""
-    topology = replace(labs.read_lab(labs.shipped_folder() / "crowd").topology, ehash_entries=entries)
+    topology = replace(labs.read_lab(labs.folder_of("crowd")).topology, ehash_entries=entries)
 
     def inside() -> list[tuple[int, str | None]]:
         with RunningLab(topology, {}) as running:

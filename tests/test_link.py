@@ -85,12 +85,12 @@ def seen_by_pyroute2(folder: Path, links: str) -> dict[str, list[list[tuple[str,
 @pytest.mark.parametrize("lab", ["lb3ports", "crowd", "routed"])
 def test_a_lab_is_what_pyroute2_would_have_built(lab: str, tmp_path: Path) -> None:
     """Flags, names, MTU, operstate, addresses with flags and scope, routes of every node: no difference."""
-    folder = labs.shipped_folder() / lab
+    folder = Path(labs.shipped_folder()) / lab
     if lab == "routed":
         folder = tmp_path
-        text = (labs.shipped_folder() / "lb3ports" / "topology.toml").read_text()
+        text = (Path(labs.shipped_folder()) / "lb3ports" / "topology.toml").read_text()
         (folder / "topology.toml").write_text(text + ROUTED)
-        (folder / "nginx.conf").write_text((labs.shipped_folder() / "lb3ports" / "nginx.conf").read_text())
+        (folder / "nginx.conf").write_text((Path(labs.shipped_folder()) / "lb3ports" / "nginx.conf").read_text())
     ours = seen_by_pyroute2(folder, "netlink")
     assert ours == seen_by_pyroute2(folder, "pyroute2")
     text = repr(ours)

@@ -160,7 +160,7 @@ def test_unknown_tokens_stay_and_known_ones_are_filled_in_once() -> None:
 
 
 def topology(programs: Programs) -> Topology:
-    return Topology("test", "", {"a": Node("a", programs=programs)}, (), Path("/"))
+    return Topology("test", "", {"a": Node("a", programs=programs)}, (), "/")
 
 
 BUILT_IN, OWN = HttpServer(AT, "race"), Nginx(AT, "nginx.conf", "events {}")

@@ -43,7 +43,7 @@ def chain(*names: str, **sysctls: dict[str, str]) -> RunningLab:
 
     links = tuple(Link(end(names[i], i, 1), end(names[i + 1], i, 2)) for i in range(len(names) - 1))
     nodes = {name: Node(name, sysctls.get(name, {})) for name in names}
-    return RunningLab(Topology("test", "", nodes, links, Path("/")), {})
+    return RunningLab(Topology("test", "", nodes, links, "/"), {})
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_interface
-from pathlib import Path
 
 import pytest
 
@@ -30,7 +29,7 @@ ENDS = (
     Endpoint("client", "eth0", (ip_interface("198.18.0.2/24"),)),
     Endpoint("server", "eth0", (ip_interface("198.18.0.1/24"),)),
 )
-LAB = Topology("mine", "", NODES, (Link(*ENDS),), Path("/nowhere"))
+LAB = Topology("mine", "", NODES, (Link(*ENDS),), "/nowhere")
 URL = "http://198.18.0.1/"
 STEPS = (Step("first", URL, requests=3), Step("second", URL, requests=2))
 TIME_WAIT: Row = ("time-wait", "198.18.0.2", 1024, "198.18.0.1", 80, 59000)

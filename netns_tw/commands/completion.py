@@ -133,27 +133,27 @@ def _labs(prefix: str, given: argparse.Namespace) -> Iterator[str]:
     else:
         yield from labs.shipped_names()
     if prefix in ("", "."):
-        yield from (f"./{path}/" for path, is_folder in _entries("") if is_folder and labs.is_lab(Path(path)))
+        yield from (f"./{path}/" for path, is_folder in _entries("") if is_folder and labs.is_lab(path))
 
 
-def _in_labs(prefix: str, inside: Callable[[Path], Iterable[str]]) -> Iterator[str]:
+def _in_labs(prefix: str, inside: Callable[[str], Iterable[str]]) -> Iterator[str]:
     """LAB/SOMETHING of the labs that *prefix* may mean."""
     lab = prefix.rpartition("/")[0]
-    if lab and labs.is_lab(Path(os.path.expanduser(lab))):
-        yield from (f"{lab}/{one}" for one in inside(Path(os.path.expanduser(lab))))
+    if lab and labs.is_lab(os.path.expanduser(lab)):
+        yield from (f"{lab}/{one}" for one in inside(os.path.expanduser(lab)))
     elif prefix.count("/") <= 1:
         for name in labs.shipped_names():
             if name.startswith(lab or prefix):
                 yield from (f"{name}/{one}" for one in inside(labs.folder_of(name)))
 
 
-def _claims_in(folder: Path) -> list[str]:
-    return sorted(path.stem for path in (folder / labs.EXPERIMENTS).glob("*.toml"))
+def _claims_in(folder: str) -> list[str]:
+    return sorted(path.stem for path in Path(folder, labs.EXPERIMENTS).glob("*.toml"))
 
 
-def _nodes_in(folder: Path) -> list[str]:
+def _nodes_in(folder: str) -> list[str]:
     with suppress(OSError, ValueError):  # another lab's nodes are offered all the same
-        return list(tomllib.loads((folder / TOPOLOGY).read_text(encoding="utf-8")).get("nodes", {}))
+        return list(tomllib.loads(Path(folder, TOPOLOGY).read_text(encoding="utf-8")).get("nodes", {}))
     return []
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 
-from netns_tw.commands.streams import STDOUT
+from netns_tw.commands.streams import is_stdout
 from netns_tw.errors import UsageError, near_match
 
 PREFIX = "NETNS_TW_"
@@ -103,7 +103,7 @@ def fill(given: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
 
 def _prints(value: object) -> bool:
-    return value is True or value in STDOUT
+    return value is True or is_stdout(value)
 
 
 def _value(action: argparse.Action, word: str) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from netns_tw.commands import Add
@@ -21,7 +22,7 @@ def declare(add: Add) -> None:
 def list_labs(given: argparse.Namespace) -> int:
     """Print every lab that comes with netns_tw, and its claims."""
     shipped = labs.shipped_folder()
-    folders = [shipped / name for name in labs.shipped_names()]
+    folders = [os.path.join(shipped, name) for name in labs.shipped_names()]
     if given.json:
         from netns_tw.report import json
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from netns_tw import runs
 from netns_tw.commands import Add, environment
-from netns_tw.commands.streams import STDOUT, hush
+from netns_tw.commands.streams import STDOUT, hush, is_stdout
 from netns_tw.errors import EXIT_FAIL, EXIT_PASS, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def check_outputs(given: argparse.Namespace) -> bool:
     """
     files = {"junit": given.junit, "html": given.html}
     printed = [environment.said(given, name) for name in ("json", "ktap") if getattr(given, name)]
-    printed += [environment.said(given, name, path) for name, path in files.items() if path in STDOUT]
+    printed += [environment.said(given, name, path) for name, path in files.items() if is_stdout(path)]
     if len(printed) > 1:
         wants = "both print" if len(printed) == 2 else "all print"
         raise UsageError(f"{' and '.join(printed)} {wants} to standard output; write one of them to a file")
     for name, path in files.items():
-        if path and path not in STDOUT and (problem := _why_not(path)):
+        if path and not is_stdout(path) and (problem := _why_not(path)):
             raise UsageError(f"{environment.said(given, name, path)}: {problem}")
     return not printed
 
@@ -80,12 +80,12 @@ def write_reports(found: Sequence[Run], junit: Path | None, html: Path | None, k
     if html:
         makers.append((html, _html))
     if ktap:
-        makers.append((STDOUT[0], _ktap))
+        makers.append((Path(STDOUT[0]), _ktap))
     problems = []
     for path, make in makers:
         data = make(found)
         try:
-            if path in STDOUT:
+            if is_stdout(path):
                 sys.stdout.flush()
                 sys.stdout.buffer.write(data)
                 sys.stdout.flush()

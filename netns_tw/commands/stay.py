@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from pathlib import Path
 
 from netns_tw.commands import Add
 from netns_tw.commands.called import called
@@ -66,7 +66,7 @@ def _up(given: argparse.Namespace) -> int:
     entry = Entry(
         name=given.name or lab.name,
         lab=lab.name,
-        folder=str(Path(topology.folder).resolve()),
+        folder=os.path.realpath(topology.folder),
         claim=claim.claim_id if claim else "",
         servers=given.server,
         sysctls=sysctls,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
-STDOUT = (Path("-"), Path("/dev/stdout"))
+STDOUT = ("-", "/dev/stdout")
 """As a FILE: standard output."""
+
+
+def is_stdout(file: object) -> bool:
+    """Whether the value of an option, where it is a FILE's path, means standard output."""
+    return str(file) in STDOUT
 
 
 def hush() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from netns_tw.commands import Add
 from netns_tw.errors import EXIT_PASS, EXIT_USAGE, UsageError
@@ -23,7 +22,7 @@ def _validate(given: argparse.Namespace) -> int:
     for path in given.paths:
         try:
             # a folder is meant as a path even where its name holds no '/'
-            good.append(labs.read_lab(Path(path) if labs.is_lab(Path(path)) else labs.folder_of(path)))
+            good.append(labs.read_lab(path if labs.is_lab(path) else labs.folder_of(path)))
         except FileProblems as error:
             problems += error.problems
         except UsageError as error:

@@ -94,7 +94,7 @@ class _HandedIn(Folder):
     def read(self, name: str) -> bytes:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            fd = os.open(self.path / name, flags)
+            fd = os.open(os.path.join(self.path, name), flags)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise OSError(errno.ELOOP, "a symbolic link; an answer file is a file itself") from error

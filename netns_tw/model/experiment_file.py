@@ -5,7 +5,6 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Collection, Sequence
-from pathlib import PurePosixPath
 
 from netns_tw.errors import near_match
 from netns_tw.model import expression
@@ -18,7 +17,7 @@ from netns_tw.model.experiment import (
     Subject,
     Value,
 )
-from netns_tw.model.folder import Folder
+from netns_tw.model.folder import Folder, stem
 from netns_tw.model.reader import Document, Table, shown
 from netns_tw.model.settings import is_port_range
 from netns_tw.model.subject_file import ERRNOS, subject_in
@@ -38,11 +37,11 @@ def read_experiment(folder: Folder, name: str, lab: Topology) -> Experiment:
     Raises:
         FileProblems: all that is wrong in it.
     """
-    path = PurePosixPath(name)
+    claim_id = stem(name)
     document = Document(folder, name)
     root = document.root
     root.check_format()
-    if not path.stem.isprintable():
+    if not claim_id.isprintable():
         root.problem("", "the file's name is the claim's, and must be printable")
     nodes = {}
     for name, table in root.tables("nodes"):
@@ -59,7 +58,7 @@ def read_experiment(folder: Folder, name: str, lab: Topology) -> Experiment:
     ports_of = root.choice("ports_of", lab.nodes.keys(), "") or None
     found = Experiment(
         lab=lab.name,
-        claim_id=path.stem,
+        claim_id=claim_id,
         claim=root.text("claim"),
         source=root.text("source"),
         steps=steps,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netns_tw.errors import UsageError, near_match
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from netns_tw.model.folder import Folder
     from netns_tw.model.topology import Topology
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-SHIPPED = (_PACKAGE / "topologies", _PACKAGE.parent / "topologies")
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+SHIPPED = (os.path.join(_PACKAGE, "topologies"), os.path.join(os.path.dirname(_PACKAGE), "topologies"))
 """In an installed wheel, and in a checkout."""
 EXPERIMENTS = "experiments"
 
@@ -36,14 +35,14 @@ class Lab(Frozen):
         return self.topology.name
 
 
-def shipped_folder() -> Path:
+def shipped_folder() -> str:
     """The folder of the labs that come with netns_tw.
 
     Raises:
         UsageError: this installation has none.
     """
     for folder in SHIPPED:
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return folder
     raise UsageError(f"this installation has no labs: neither {SHIPPED[0]} nor {SHIPPED[1]} exists")
 
@@ -51,30 +50,29 @@ def shipped_folder() -> Path:
 def shipped_names() -> list[str]:
     """The names of the labs that come with netns_tw, sorted."""
     folder = shipped_folder()
-    return sorted(name for name in os.listdir(folder) if is_lab(folder / name))
+    return sorted(name for name in os.listdir(folder) if is_lab(os.path.join(folder, name)))
 
 
-def is_lab(folder: Path) -> bool:
+def is_lab(folder: str | os.PathLike[str]) -> bool:
     """Whether a topology.toml lies in *folder*; False too where it cannot be looked into."""
-    return os.path.isfile(folder / TOPOLOGY)
+    return os.path.isfile(os.path.join(folder, TOPOLOGY))
 
 
-def folder_of(name: str) -> Path:
+def folder_of(name: str) -> str:
     """The folder of a lab by its name or its path (one that holds a '/' or is '.').
 
     Raises:
         UsageError: there is none; with the near match.
     """
     if "/" in name or name in (".", ".."):
-        folder = Path(name)
-        if not is_lab(folder):
+        if not is_lab(name):
             raise UsageError(f"{name}: no lab there, a lab's folder holds a topology.toml")
-        return folder
+        return name
     names = shipped_names()
     if name not in names:
-        path = " (a lab of your own is named by its path, ./" + name + ")" if is_lab(Path(name)) else ""
+        path = " (a lab of your own is named by its path, ./" + name + ")" if is_lab(name) else ""
         raise UsageError(f"no lab is called {name!r}{near_match(name, names)}; there are {', '.join(names)}{path}")
-    return shipped_folder() / name
+    return os.path.join(shipped_folder(), name)
 
 
 class Contents(Frozen):
@@ -85,7 +83,7 @@ class Contents(Frozen):
     claims: Mapping[str, str]
 
 
-def read_contents(path: Path) -> Contents:
+def read_contents(path: str | os.PathLike[str]) -> Contents:
     """Read of a lab's folder what stands at the head of its files; what is wrong below that is not looked for.
 
     Raises:
@@ -102,20 +100,21 @@ def read_contents(path: Path) -> Contents:
 
 
 def _heads(folder: Folder) -> Contents:
+    from netns_tw.model.folder import stem
     from netns_tw.model.reader import Document
 
     lab = Document(folder, TOPOLOGY, is_whole=False)
     name, description = lab.root.text("name"), lab.root.text("description", "")
     lab.finish()
     claims = {}
-    for file in folder.names(f"{EXPERIMENTS}/*.toml"):
+    for file in folder.names(f"{EXPERIMENTS}/", ".toml"):
         experiment = Document(folder, file, is_whole=False)
-        claims[f"{name}/{Path(file).stem}"] = experiment.root.text("claim")
+        claims[f"{name}/{stem(file)}"] = experiment.root.text("claim")
         experiment.finish()
     return Contents(name, description, claims)
 
 
-def read_lab(path: Path) -> Lab:
+def read_lab(path: str | os.PathLike[str]) -> Lab:
     """Read a lab's folder whole.
 
     Raises:
@@ -126,7 +125,7 @@ def read_lab(path: Path) -> Lab:
     return _read(Folder(path))
 
 
-def kept_lab(kept: Mapping[str, str], record: Path) -> Lab:
+def kept_lab(kept: Mapping[str, str], record: str | os.PathLike[str]) -> Lab:
     """Read a lab from the files that *record* kept of it, by their paths inside the lab's folder.
 
     Raises:
@@ -139,15 +138,15 @@ def kept_lab(kept: Mapping[str, str], record: Path) -> Lab:
 
 def _read(folder: Folder) -> Lab:
     from netns_tw.model.experiment_file import read_experiment
-    from netns_tw.model.folder import FileProblems, Problem
+    from netns_tw.model.folder import FileProblems, Problem, stem
     from netns_tw.model.topology_file import read_topology
 
     topology = read_topology(folder)
     problems: list[Problem] = []
     experiments: dict[str, Experiment] = {}
-    for name in folder.names(f"{EXPERIMENTS}/*.toml"):
+    for name in folder.names(f"{EXPERIMENTS}/", ".toml"):
         try:
-            experiments[Path(name).stem] = read_experiment(folder, name, topology)
+            experiments[stem(name)] = read_experiment(folder, name, topology)
         except FileProblems as error:
             problems.extend(error.problems)
     if problems:
@@ -174,11 +173,11 @@ def find(names: list[str]) -> Iterator[tuple[Lab, Experiment]]:
     Raises:
         UsageError: a lab or claim does not exist.
     """
-    seen: set[tuple[Path, str]] = set()
-    labs: dict[Path, Lab] = {}
+    seen: set[tuple[str, str]] = set()
+    labs: dict[str, Lab] = {}
     for name in names or shipped_names():
         path, claim = _split(name)
-        folder = path.resolve()  # one lab, whether named or pathed
+        folder = os.path.realpath(path)  # one lab, whether named or pathed
         if folder not in labs:
             labs[folder] = read_lab(path)
         lab = labs[folder]
@@ -199,9 +198,9 @@ def find_one(name: str) -> tuple[Lab, Experiment | None]:
     return lab, pick(lab, claim) if claim else None
 
 
-def _split(name: str) -> tuple[Path, str]:
+def _split(name: str) -> tuple[str, str]:
     """Split LAB/CLAIM; a path that is a lab's folder is one, else its last part is the claim."""
-    if "/" not in name or is_lab(Path(name)):
+    if "/" not in name or is_lab(name):
         return folder_of(name), ""
     lab, slash, claim = name.rstrip("/").rpartition("/")
     if not slash:

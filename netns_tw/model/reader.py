@@ -14,7 +14,6 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from netns_tw.errors import near_match
@@ -56,7 +55,7 @@ class Document:
     """A TOML file that was read, or its head alone, and the problems found in it so far."""
 
     def __init__(self, folder: Folder, name: str, is_whole: bool = True) -> None:
-        self.path = folder.path / name
+        self.path = folder.path_of(name)
         self._folder, self._name, self._is_whole = folder, name, is_whole
         self.text = ""
         self.problems: list[Problem] = []
@@ -77,7 +76,7 @@ class Document:
             self.problem("", error.strerror or str(error))
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            self.problems.append(Problem(str(self.path), line, "", "not UTF-8 text; save it as UTF-8"))
+            self.problems.append(Problem(self.path, line, "", "not UTF-8 text; save it as UTF-8"))
         except tomllib.TOMLDecodeError as error:
             self.problems.append(_not_toml(self.path, text, str(error)))
         except RecursionError:
@@ -107,7 +106,7 @@ class Document:
 
     def problem(self, path: str, message: str) -> None:
         """Note that something is wrong at the dotted key *path*."""
-        self.problems.append(Problem(str(self.path), self._line(path), path, message))
+        self.problems.append(Problem(self.path, self._line(path), path, message))
 
     def _line(self, path: str) -> int:
         if self._lines is None:
@@ -134,12 +133,12 @@ class Document:
             raise FileProblems(self.problems)
 
 
-def _not_toml(path: Path, text: str, error: str) -> Problem:
+def _not_toml(path: str, text: str, error: str) -> Problem:
     found = re.search(r" \(at line (\d+), (column \d+)\)", error)
     line = int(found[1]) if found else text.count("\n") + 1 if "end of document" in error else 0
     message = error.replace(found[0], f", {found[2]}") if found else error
     message = re.sub(r"\('(.*?)',?\)", lambda names: names[1].replace("', '", "."), message)
-    return Problem(str(path), line, "", f"not TOML: {message}")
+    return Problem(path, line, "", f"not TOML: {message}")
 
 
 class Table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 
 from netns_tw.model import ports
 from netns_tw.model.frozen import Frozen
@@ -170,7 +169,7 @@ class Topology(Frozen):
     description: str
     nodes: Mapping[str, Node]
     links: tuple[Link, ...]
-    folder: Path
+    folder: str
     text: str = ""
     """Its file, as it was read."""
     ehash_entries: int = 0

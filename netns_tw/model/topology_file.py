@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from pathlib import Path
 
 from netns_tw.errors import near_match
 from netns_tw.model import settings
@@ -159,13 +158,13 @@ def _nginx(table: Table, listen: Listen | None, folder: Folder) -> Nginx | None:
     tokens = _tokens(table)
     text = ""
     try:
-        if "\0" in config or ".." in Path(config).parts or Path(config).is_absolute():
+        if "\0" in config or ".." in config.split("/") or config.startswith("/"):
             table.problem("config", f"{shown(config)} must lie in the lab's own folder")
         elif config:
             text = folder.read(config).decode()
             _check_tokens(table, config, text, tokens)
     except (OSError, UnicodeDecodeError) as error:
-        near = near_match(config, folder.names("*.conf"))
+        near = near_match(config, folder.names("", ".conf"))
         table.problem("config", f"{shown(config)}: {getattr(error, 'strerror', None) or 'not UTF-8'}{near}")
     return Nginx(listen, config, text, tokens) if listen else None
 

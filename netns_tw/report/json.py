@@ -103,7 +103,7 @@ def _lab(lab: Lab) -> dict[str, Any]:
     return {
         "name": lab.name,
         "description": lab.topology.description,
-        "folder": str(lab.topology.folder),
+        "folder": lab.topology.folder,
         "experiments": [
             {"claim": one.claim_id, "text": one.claim, "source": one.source} for one in lab.experiments.values()
         ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from netns_tw.errors import UsageError
 from netns_tw.evidence.case import Case, Explanation
@@ -218,7 +219,7 @@ def _origin(header: Header) -> list[tuple[str, str]]:
 def _is_shipped(run: Run) -> bool:
     """Whether lab and claim come with netns_tw, word by word; a name alone may be another lab's too."""
     try:
-        folder = labs.shipped_folder() / run.experiment.lab if run.experiment.lab in labs.shipped_names() else None
+        folder = Path(labs.shipped_folder(), run.experiment.lab) if run.experiment.lab in labs.shipped_names() else None
     except UsageError:  # an installation without labs
         folder = None
     if folder is None:

@@ -95,7 +95,7 @@ class Lookout:
 
 def _replayed() -> Iterator[list[bytes]]:
     """Each time: the whole lines that the replay's file has got since; of the first time, nothing that is old."""
-    old = os.stat(SHOWN) if SHOWN.exists() else None
+    old = os.stat(SHOWN) if os.path.exists(SHOWN) else None
     at, inode = (old.st_size, old.st_ino) if old else (0, 0)
     while True:
         lines: list[bytes] = []

@@ -16,8 +16,8 @@ from netns_tw.errors import UsageError
 from netns_tw.model.lines import Batch, Header, Line, Response, StepEnd, to_json
 from netns_tw.rules import RUN
 
-LOCK = RUN / ".replay.lock"
-SHOWN = RUN / ".replay"
+LOCK = f"{RUN}/.replay.lock"
+SHOWN = f"{RUN}/.replay"
 
 
 def take(name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from pathlib import Path
 
 from netns_tw.model.topology import Endpoint, HttpServer, Link, Listen, Nginx, Node, Program, Topology
 
@@ -30,7 +29,7 @@ def _link(left: str, right: str, subnet: int) -> Link:
 
 
 def _topology(name: str, nodes: dict[str, dict[str, str]], *links: Link) -> Topology:
-    return Topology(name, "", {one: Node(one, sysctls) for one, sysctls in nodes.items()}, links, Path("/"))
+    return Topology(name, "", {one: Node(one, sysctls) for one, sysctls in nodes.items()}, links, "/")
 
 
 def star(clients: int) -> Topology:

@@ -10,7 +10,6 @@ import ipaddress
 import socket
 import sys
 import time
-from pathlib import Path
 
 from netns_tw.kernel import netns, sandbox
 from netns_tw.lab import RunningLab
@@ -32,7 +31,7 @@ LINKS = (
     Link(_end("client", "eth0", "198.18.1.2/24"), _end("lb", "eth0", "198.18.1.1/24")),
     Link(_end("lb", "eth1", "198.18.2.2/24"), _end("backend", "eth0", "198.18.2.1/24")),
 )
-CHAIN = Topology("chain", "client - lb - backend", NODES, LINKS, Path("/"))
+CHAIN = Topology("chain", "client - lb - backend", NODES, LINKS, "/")
 """Two links, four addresses, four sysctls."""
 
 
