@@ -4,7 +4,7 @@ Standard output is data, standard error is talk. The commands themselves are in 
 abbreviated: ``--cli`` in a CI job would mean another option on the day that one is added.
 
 A command line begins with its command, and then no other command's words are declared: twenty commands take longer to
-declare than most of them take to answer. The first page needs no more than their names (overview.py).
+declare than most of them take to answer. The first page and the version need none of them (overview.py).
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ MODULES = {
     "completion": ("completion",),
 }
 """The modules of ``commands/``, and the commands that each declares; ``help`` is declared here."""
+ANSWERED_AT_ONCE = ("-h", "--help", "--version")
+"""As the first word: what is answered before a command is looked for, so that none need be declared."""
 ASKS_FOR_COMPLETION = "_ARGCOMPLETE"
 """Set by a shell that asks what may come next on its line."""
 
@@ -79,12 +81,11 @@ class _Top(_Parser):
 
     def format_help(self) -> str:
         self.formatter_class = argparse.RawDescriptionHelpFormatter
-        parsers = self.commands.choices.values()
-        return overview.first_page(self, (action for one in parsers for action in one._actions))
+        return overview.first_page(self)
 
 
 def parser(command: str = "") -> _Top:
-    """The command line: as much as *command* needs, whole where it is empty."""
+    """The command line: as much as *command* needs, nothing for one of ANSWERED_AT_ONCE, whole where it is empty."""
     top = _Top(
         prog="netns_tw",
         description="TIME_WAIT and ephemeral ports, replayed on the kernel in front of you.",
@@ -134,11 +135,9 @@ def _help(given: argparse.Namespace) -> int:
 
 
 def _command_of(argv: Sequence[str]) -> str:
-    """The command whose words are enough to parse *argv*; empty where that takes all commands."""
+    """The first of *argv*, where no more need be declared than it asks for; empty where that takes all commands."""
     first = argv[0] if argv else ""
-    if first in ("-h", "--help"):
-        return overview.WITH_EVERY_VARIABLE
-    return first if first in HELPS and first != "help" else ""
+    return first if first in ANSWERED_AT_ONCE or (first in HELPS and first != "help") else ""
 
 
 def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> argparse.Namespace:

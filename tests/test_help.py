@@ -125,9 +125,21 @@ def test_a_command_alone_is_declared_as_among_all(name: str) -> None:
     assert alone[name].format_help() == COMMANDS[name].format_help()
 
 
-def test_the_first_page_needs_one_command_for_all_variables() -> None:
-    """--help declares the words of one command, which has each option that has a variable."""
-    assert cli.parser(overview.WITH_EVERY_VARIABLE).format_help() == TOP.format_help()
+@pytest.mark.parametrize("word", cli.ANSWERED_AT_ONCE)
+def test_the_first_page_needs_no_command(word: str) -> None:
+    """What --help prints without any command's words is the page of all commands."""
+    assert cli.parser(word).commands.choices == {}
+    assert cli.parser(word).format_help() == TOP.format_help()
+
+
+def test_the_first_page_names_options_as_the_commands_declare_them() -> None:
+    """Beside each variable: the option with its short name, and its choices or the kind of its value."""
+    for option, shown in environment.OPTIONS.items():
+        declared = [one for name in COMMANDS for one in words_of(name) if f"--{option}" in one.option_strings]
+        values = {"|".join(map(str, one.choices or ())) or str(one.metavar) for one in declared if one.nargs != 0}
+        names = {"/".join(one.option_strings) for one in declared}
+        assert " ".join([*names, *values]) == shown
+        assert re.search(rf"^  {environment.variable(option)} +{re.escape(shown)}$", TOP.format_help(), re.M)
 
 
 def test_help_command_is_the_commands_help() -> None:

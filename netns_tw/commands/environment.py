@@ -21,10 +21,24 @@ from collections.abc import Iterable, Mapping
 
 from netns_tw.commands.streams import is_stdout
 from netns_tw.errors import UsageError, near_match
+from netns_tw.rules import CLIENTS, LINKS, SERVERS
 
 PREFIX = "NETNS_TW_"
-OPTIONS = ("client", "server", "links", "jobs", "out", "keep", "pcap", "junit", "html", "ktap", "quiet", "json")
-"""Long names of the options that have a variable, in every command that has the option."""
+OPTIONS = {
+    "client": f"--client {'|'.join(CLIENTS)}",
+    "server": f"--server {'|'.join(SERVERS)}",
+    "links": f"--links {'|'.join(LINKS)}",
+    "jobs": "-j/--jobs N",
+    "out": "--out DIR",
+    "keep": "--keep N",
+    "pcap": "--pcap DIR",
+    "junit": "--junit FILE",
+    "html": "--html FILE",
+    "ktap": "--ktap",
+    "quiet": "-q/--quiet",
+    "json": "--json",
+}
+"""Options that have a variable, in every command that has the option: by long name, and as the first page has them."""
 OTHERS = {
     "NETNS_TW_RUNS": "the folder of the kept runs (~/.local/state/netns_tw/runs)",
     "NETNS_TW_LABS": "the folder of the labs that are up (/run/netns_tw, or in $XDG_RUNTIME_DIR)",

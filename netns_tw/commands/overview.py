@@ -6,7 +6,7 @@ argparse lists subcommands in one heap, so this page is composed here, with argp
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from netns_tw.commands import environment
 
@@ -45,8 +45,6 @@ GROUPS = {
 """All commands by what they are for, in the order of the page."""
 HELPS = {name: help for group in GROUPS.values() for name, help in group.items()}
 """Each command with its one line."""
-WITH_EVERY_VARIABLE = "topology"
-"""A command that has every option that has a variable, for a page that need not wait for all commands' modules."""
 EXIT_CODES = """exit codes:
   0 pass   1 fail   2 usage or file error   3 the machine lacks something   4 broken instrument
   5 inconclusive (too slow for its own time limit, or a race went another way)   130 interrupted
@@ -57,8 +55,8 @@ RULES_OF_VARIABLES = (
 )
 
 
-def first_page(parser: argparse.ArgumentParser, options: Iterable[argparse.Action]) -> str:
-    """The page of *parser*; among *options* is every one that has a variable."""
+def first_page(parser: argparse.ArgumentParser) -> str:
+    """The page of *parser*; it needs no command's own parser."""
     formatter = parser._get_formatter()
     formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups)
     formatter.add_text(parser.description)
@@ -70,7 +68,8 @@ def first_page(parser: argparse.ArgumentParser, options: Iterable[argparse.Actio
     formatter.start_section("options")
     formatter.add_arguments([one for one in parser._actions if one.option_strings])
     formatter.end_section()
-    _section(formatter, "environment variables", {**_of_options(options), **environment.OTHERS})
+    options = {environment.variable(name): shown for name, shown in environment.OPTIONS.items()}
+    _section(formatter, "environment variables", {**options, **environment.OTHERS})
     formatter.add_text(RULES_OF_VARIABLES)
     formatter.add_text(EXIT_CODES)
     return formatter.format_help()
@@ -80,16 +79,3 @@ def _section(formatter: argparse.HelpFormatter, title: str, lines: Mapping[str, 
     formatter.start_section(title)
     formatter.add_arguments([argparse.Action([], name, metavar=name, help=text) for name, text in lines.items()])
     formatter.end_section()
-
-
-def _of_options(options: Iterable[argparse.Action]) -> dict[str, str]:
-    """Each variable with the option that it stands for; those that no command has are left out."""
-    found: dict[str, str] = {}
-    for one in options:
-        name = environment.of_action(one)
-        if name:
-            values = "|".join(map(str, one.choices or ())) or one.metavar or ""
-            value = "" if one.nargs == 0 else f" {values}"
-            found.setdefault(name, f"{'/'.join(one.option_strings)}{value}")
-    ordered = map(environment.variable, environment.OPTIONS)
-    return {name: found[name] for name in ordered if name in found}
