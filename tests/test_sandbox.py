@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, in_sandbox, lab_processes
 
-from netns_tw.kernel import sandbox
+from netns_tw.kernel import libc, sandbox
 from netns_tw.wait import wait_until
 
 pytestmark = pytest.mark.netns
@@ -80,6 +80,11 @@ def test_kill_ends_every_process_and_wait_returns_after_the_last() -> None:
     assert lab_processes() == {}
 
 
+def _until_killed() -> int:
+    signal.pause()
+    return 0
+
+
 def test_kill_after_the_end_is_harmless() -> None:
     made = sandbox.start(lambda: 0)
     time.sleep(0.05)  # over or not: both must do
@@ -89,7 +94,7 @@ def test_kill_after_the_end_is_harmless() -> None:
 
 PARENT = """
 import signal, subprocess, sys
-from netns_tw.kernel import sandbox
+from netns_tw.kernel import libc, sandbox
 def main():
     subprocess.Popen(["sleep", "1000"], start_new_session=True)
     print("up", flush=True)
@@ -118,3 +123,18 @@ def test_a_hundred_sandboxes_leave_nothing() -> None:
     for _ in range(100):
         assert sandbox.start(lambda: 0).wait() == 0
     assert (len(os.listdir("/proc/self/fd")), Path("/proc/self/mounts").read_text()) == before
+
+
+def test_the_command_itself_adopts_the_init() -> None:
+    """The keeper is gone, the init is the command's own child, and the command adopts no other orphan from then on."""
+    was = libc.is_child_subreaper()
+    made = sandbox.start(_until_killed)
+    try:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        assert str(made.init) in children
+        assert made.child == made.init
+        assert list(lab_processes()) == [made.init]
+        assert libc.is_child_subreaper() == was
+    finally:
+        made.kill()
+        made.wait()

@@ -1,9 +1,9 @@
 """SIGKILL of any of our processes, at any moment of any command: the next command finds a whole lab, or nothing.
 
 A moment is a part of the command's usual length, drawn from a seeded source, or a point that is seen from outside: the
-entry is there, the keeper is, the entry names the init, the entry says up. At that moment one of the processes that
-came of the command, or the lab's first process, is killed. A program of the lab is not ours in this sense: the lab
-goes on without it, and ls says so.
+entry is there, a process below the command is, the entry names the init, the entry says up. At that moment one of the
+processes that came of the command, or the lab's first process, is killed. A program of the lab is not ours in this
+sense: the lab goes on without it, and ls says so.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def entry(world: World) -> dict[str, Any]:
 
 POINTS: dict[str, Callable[[World, Command], object]] = {
     "the folder is there": lambda world, _: (world.labs / "x").exists(),
-    "the keeper is there": lambda world, command: world.below(command.pid),
+    "a process below it is there": lambda world, command: world.below(command.pid),
     "the entry names the init": lambda world, _: entry(world).get("init"),
     "the entry says up": lambda world, _: entry(world).get("is_up"),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from netns_tw.doctor.need import EVERY_LAB, Check, more_rights
 from netns_tw.errors import EnvironmentLacks
-from netns_tw.kernel import libc, probe, sandbox, switches
+from netns_tw.kernel import libc, private, probe, sandbox, switches
 from netns_tw.kernel.attempt import attempt
 
 KINDS = (("mount", libc.CLONE_NEWNS), ("PID", libc.CLONE_NEWPID), ("network", libc.CLONE_NEWNET))
@@ -42,7 +42,7 @@ def _make_user_namespace() -> str:
         with suppress(OSError):  # in a user namespace that has no such user
             probe.become_nobody()
             who = "as an ordinary user (nobody)"
-    sandbox.unshare_with_user()
+    private.unshare_with_user()
     name, value = switches.APPARMOR.name, switches.APPARMOR.value
     return f"made {who}; " + ("this kernel has no AppArmor switch" if value is None else f"{name} = {value}")
 

@@ -19,6 +19,7 @@ MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 4096, 16384, 1 << 18, 1 << 19
 MNT_DETACH = 2
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -58,6 +59,18 @@ def set_parent_death_signal(signum: int) -> None:
     The kernel forgets it when the caller's credentials change, so it is set after the last such change.
     """
     _check(_libc.prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+
+
+def set_child_subreaper(is_one: bool) -> None:
+    """Have the caller adopt all orphans below it, or no longer, prctl(PR_SET_CHILD_SUBREAPER)."""
+    _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, int(is_one), 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def is_child_subreaper() -> bool:
+    """Whether the caller adopts all orphans below it, prctl(PR_GET_CHILD_SUBREAPER)."""
+    found = ctypes.c_int()
+    _check(_libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0), "prctl(PR_GET_CHILD_SUBREAPER)")
+    return bool(found.value)
 
 
 def set_dumpable() -> None:

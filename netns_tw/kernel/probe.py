@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 from netns_tw.errors import EnvironmentLacks, NetnsTwError
-from netns_tw.kernel import libc, sandbox
+from netns_tw.kernel import libc, private
 
 NOBODY = 65534
 """The uid and gid that stand for no user (/proc/sys/kernel/overflowuid)."""
@@ -28,7 +28,7 @@ SOCKET_DEADLINE_S = 2.0
 
 def has_power() -> bool:
     """Whether the caller makes namespaces by his own right (CAP_SYS_ADMIN), without a user namespace."""
-    return libc.has_capability(sandbox.CAP_SYS_ADMIN)
+    return libc.has_capability(private.CAP_SYS_ADMIN)
 
 
 def make_namespace(kind: int) -> None:
@@ -40,7 +40,7 @@ def make_namespace(kind: int) -> None:
     if has_power():
         libc.unshare(kind)
     else:
-        sandbox.unshare_with_user(kind)
+        private.unshare_with_user(kind)
 
 
 def become_nobody() -> None:

@@ -9,16 +9,16 @@ Theory. A lab must never touch the host and must leave nothing, even after SIGKI
   namespace inside is itself new and empty.
 
 Two processes are forked per sandbox. The *keeper* unshares the namespaces and stays in the old PID namespace (a
-process cannot change its own); its child is PID 1, the *init*. The chain "command, keeper, init" is tied by
-PR_SET_PDEATHSIG, so killing the command kills the rest. An ordinary user gets a user namespace too, mapped to
-himself with ambient capabilities; a user mapped to root would make nginx call chown(2) and setgroups(2), and fail.
+process cannot change its own); its child is PID 1, the *init*. Then the keeper ends: it would only take memory, and
+its end time from every lab's. The command adopts the init (PR_SET_CHILD_SUBREAPER), tells it so, and only then the init
+asks to be killed when its parent ends (PR_SET_PDEATHSIG); until it is told, it ends when the command's end of a pipe is
+gone. So killing the command kills the rest at any moment.
 
-A lab that is to stay leaves this chain in two steps that may each be the last: its init says it will outlive its
-parent, then the command releases the keeper. Whatever dies in between, the init has either both or neither.
+The keeper of a visit, which joins the namespaces of a lab that is up, stays. The lab's own init cannot die before the
+visitor was waited for (zap_pid_ns_processes), and a command that Ctrl-Z has stopped waits for nobody; the keeper has a
+session of its own.
 
-The mount namespace is a copy of the caller's, and a copy of somebody's /run/netns/NAME would keep that namespace alive
-after `ip netns del`. So mounts that go in the caller's namespace go here too (MS_SLAVE), and root lets go of the
-namespaces under /run at once.
+A lab that is to stay leaves its command in one step: its init says that it will outlive its parent.
 """
 
 from __future__ import annotations
@@ -28,48 +28,41 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 from netns_tw.errors import EXIT_BROKEN, EnvironmentLacks
-from netns_tw.kernel import libc, switches
+from netns_tw.kernel import libc, private
 
-CAP_SYS_ADMIN = 21
-NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWNET
-KEEPER_WAITS_FOR = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
-LAB_FILES_MAX = "512m"
-"""What a lab's logs and files may take of the machine's memory."""
+KEEPER_WAITS_FOR = {signal.SIGCHLD, signal.SIGTERM}
+GO = b"g"
+"""From the parent that an init is to die with."""
 OUR_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A started sandbox: the keeper's and the init's pid, both as the caller sees them."""
+    """A started sandbox; pids as the caller sees them."""
 
-    keeper: int
+    child: int
+    """The caller's own: the init, or a visit's keeper."""
     init: int
 
     def kill(self) -> None:
         """End all that lives in the sandbox, by SIGKILL to its init. Harmless when it is over already.
 
-        The keeper is asked to do it: it alone reaps the init, and we alone reap the keeper, so no pid that is
-        signalled here can have been given to another process meanwhile.
+        A visit's keeper is asked to do it: it alone reaps that init. So whom we signal here nobody has reaped, and no
+        pid can have been given to another process meanwhile.
         """
-        os.kill(self.keeper, signal.SIGTERM)
+        os.kill(self.child, signal.SIGKILL if self.child == self.init else signal.SIGTERM)
 
     def wait(self) -> int:
         """Wait until every process of the sandbox is gone; return the init's exit status, -N for signal N."""
-        _, status = os.waitpid(self.keeper, 0)
+        _, status = os.waitpid(self.child, 0)
         code = os.waitstatus_to_exitcode(status)
         return 128 - code if code > 128 else code
-
-    def release(self) -> None:
-        """Let the init live on without the caller; only after it called ``outlive``."""
-        os.kill(self.keeper, signal.SIGUSR1)
-        os.waitpid(self.keeper, 0)
 
 
 def die_with_parent(alive: int) -> None:
@@ -80,7 +73,7 @@ def die_with_parent(alive: int) -> None:
 
 
 def outlive() -> None:
-    """In a sandbox's init: do not die with the command that started it. It may be released from now on."""
+    """In a sandbox's init: do not die with the command that started it, which may end without it from now on."""
     libc.set_parent_death_signal(0)
 
 
@@ -104,26 +97,54 @@ def start(main: Callable[[], int], keep: tuple[int, ...] = (), join: Callable[[]
     Raises:
         EnvironmentLacks: this machine lets the caller make no namespaces; the text names the setting.
     """
-    report_read, report_write = os.pipe()
+    heard, report = os.pipe()
+    alive, ours = os.pipe()
     parent = os.getpid()
-    with undisturbed():
-        try:
-            keeper = os.fork()
-        except OSError as error:
-            os.close(report_read)
-            os.close(report_write)
-            raise EnvironmentLacks(f"cannot start a process: {error.strerror} (see ulimit -u)") from error
-        if keeper == 0:
-            _keep(main, report_write, (*keep, report_write), parent, join)
-        os.close(report_write)
-        report = _read_all(report_read)
-        os.close(report_read)
-    word, _, rest = report.partition(" ")
-    if word == "init":
-        return Sandbox(keeper, int(rest))
-    os.waitpid(keeper, 0)
-    complaint = rest or "the sandbox died at its start"
-    raise EnvironmentLacks(f"cannot enter the lab: {complaint}" if join else _why_not(complaint))
+    with undisturbed(), ExitStack() as stack:
+        stack.callback(os.close, heard)
+        stack.callback(os.close, ours)
+        with _adopting():
+            keeper = _fork((report, alive))
+            if keeper == 0:
+                _keep(main, report, alive, keep, parent, join)
+            is_adopted = join is None and os.waitpid(keeper, 0)[1] == 0
+        if is_adopted:
+            with suppress(BrokenPipeError):  # it is dead
+                os.write(ours, GO)
+        told = dict(line.split(" ", 1) for line in _read_all(heard).splitlines())
+    child = keeper if join else int(told.get("init", 0))
+    if "init" in told and "error" not in told:
+        return Sandbox(child, int(told["init"]))
+    if child:
+        os.waitpid(child, 0)
+    complaint = told.get("error", "the sandbox died at its start")
+    raise EnvironmentLacks(f"cannot enter the lab: {complaint}" if join else private.why_not(complaint))
+
+
+def _fork(childs: Sequence[int]) -> int:
+    """Fork, and leave the file descriptors *childs* to the child alone."""
+    is_child = False
+    try:
+        pid = os.fork()
+        is_child = pid == 0
+    except OSError as error:
+        raise EnvironmentLacks(f"cannot start a process: {error.strerror} (see ulimit -u)") from error
+    finally:
+        if not is_child:
+            for fd in childs:
+                os.close(fd)
+    return pid
+
+
+@contextmanager
+def _adopting() -> Iterator[None]:
+    """Be the new parent of what a child of ours leaves behind at its end."""
+    before = libc.is_child_subreaper()
+    libc.set_child_subreaper(True)
+    try:
+        yield
+    finally:
+        libc.set_child_subreaper(before)
 
 
 def _read_all(fd: int) -> str:
@@ -134,45 +155,57 @@ def _read_all(fd: int) -> str:
 
 
 def _keep(
-    main: Callable[[], int], report: int, keep: tuple[int, ...], parent: int, join: Callable[[], None] | None
+    main: Callable[[], int],
+    report: int,
+    alive: int,
+    keep: tuple[int, ...],
+    parent: int,
+    join: Callable[[], None] | None,
 ) -> NoReturn:
-    """The keeper: make or join the namespaces, fork the init, report, and end as the init ends."""
+    """The keeper: make or join the namespaces, fork the init and report it; in a visit, end as that init ends."""
     status = EXIT_BROKEN
     try:
-        _forget_the_parent(keep)
+        _forget_the_parent((*keep, report, alive))
         libc.set_parent_death_signal(signal.SIGKILL)
-        (join or _unshare)()
+        (join or private.unshare)()
         libc.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             os._exit(status)
-        alive_read, alive_write = os.pipe()
-        ready_read, ready_write = os.pipe()
-        signal.pthread_sigmask(signal.SIG_BLOCK, KEEPER_WAITS_FOR)
-        init = os.fork()
-        if init == 0:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, KEEPER_WAITS_FOR)
-            os.close(alive_write)
-            os.close(ready_read)
-            os.close(report)
-            _be_init(main, alive_read, ready_write, _mount_private if join is None else None)
-        os.close(ready_write)
-        complaint = _read_all(ready_read)
-        os.write(report, f"error {complaint}".encode() if complaint else f"init {init}".encode())
-        os.close(report)
-        gone = 0
-        while not gone:  # a SIGCHLD may also say that the init was stopped
-            told = signal.sigwait(KEEPER_WAITS_FOR)
-            if told == signal.SIGUSR1:
-                os._exit(0)
-            if told == signal.SIGTERM:
-                os.kill(init, signal.SIGKILL)
-            gone, raw = os.waitpid(init, os.WNOHANG)
-        status = os.waitstatus_to_exitcode(raw)
+        if join is None:
+            _fork_init(main, report, alive, private.mount)
+            status = 0
+        else:
+            status = _wait_for_visitor(main, report)
     except OSError as error:
         with suppress(OSError):
-            os.write(report, f"error {error.strerror}".encode())
+            os.write(report, f"error {error.strerror}\n".encode())
     finally:
         os._exit(status if status >= 0 else 128 - status)
+
+
+def _fork_init(main: Callable[[], int], report: int, alive: int, prepare: Callable[[], None]) -> int:
+    """Fork the init and report its pid, from outside its PID namespace."""
+    init = os.fork()
+    if init == 0:
+        _be_init(main, alive, report, prepare)
+    os.write(report, f"init {init}\n".encode())
+    return init
+
+
+def _wait_for_visitor(main: Callable[[], int], report: int) -> int:
+    """Start a visit's init, end it when we are told to, and return its exit status, -N for signal N."""
+    alive, ours = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, KEEPER_WAITS_FOR)
+    init = _fork_init(main, report, alive, lambda: os.close(ours))
+    os.close(report)
+    with suppress(BrokenPipeError):  # it is dead
+        os.write(ours, GO)
+    gone = 0
+    while not gone:  # a SIGCHLD may also say that the init was stopped
+        if signal.sigwait(KEEPER_WAITS_FOR) == signal.SIGTERM:
+            os.kill(init, signal.SIGKILL)
+        gone, raw = os.waitpid(init, os.WNOHANG)
+    return os.waitstatus_to_exitcode(raw)
 
 
 def _forget_the_parent(keep: tuple[int, ...]) -> None:
@@ -187,35 +220,23 @@ def _forget_the_parent(keep: tuple[int, ...]) -> None:
                 os.close(fd)
 
 
-def _unshare() -> None:
-    (libc.unshare if libc.has_capability(CAP_SYS_ADMIN) else unshare_with_user)(NAMESPACES)
+def _be_init(main: Callable[[], int], alive: int, report: int, prepare: Callable[[], None]) -> NoReturn:
+    """PID 1: *prepare*, such as its mounts; then, once it has its parent for life, *main*.
 
-
-def unshare_with_user(others: int = 0) -> None:
-    """Make a user namespace, and *others* with it, map the caller to himself, and have its capabilities.
-
-    Raises:
-        OSError: the kernel refuses. AppArmor may refuse the map rather than the namespace.
+    *report* is closed when all is set up; any text before is the complaint.
     """
-    uid, gid = os.getuid(), os.getgid()
-    libc.unshare(libc.CLONE_NEWUSER | others)
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        Path("/proc/self", name).write_bytes(text.encode())
-    libc.raise_ambient_capabilities()
-
-
-def _be_init(main: Callable[[], int], alive: int, ready: int, mount: Callable[[], None] | None) -> NoReturn:
-    """PID 1: its mounts, then *main*. An empty write to *ready* means it is set up, any text is the complaint."""
     status = EXIT_BROKEN
     try:
-        die_with_parent(alive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, KEEPER_WAITS_FOR)
         try:
-            if mount:
-                mount()
+            prepare()
         except OSError as error:
-            os.write(ready, (error.strerror or str(error)).encode())
+            os.write(report, f"error {error.strerror or error}\n".encode())
             os._exit(status)
-        os.close(ready)
+        if os.read(alive, len(GO)) != GO:  # the parent is gone
+            os._exit(status)
+        die_with_parent(alive)
+        os.close(report)
         status = status_of(main)
         _kill_the_others()
     finally:
@@ -239,40 +260,3 @@ def status_of(main: Callable[[], int]) -> int:
         traceback.print_exc()
         sys.stderr.flush()
     return EXIT_BROKEN
-
-
-def _mount_private() -> None:
-    libc.mount("none", "/", "", libc.MS_REC | libc.MS_SLAVE)
-    _let_go_of_namespaces()
-    careful = libc.MS_NOSUID | libc.MS_NODEV
-    libc.mount("proc", "/proc", "proc", careful | libc.MS_NOEXEC)
-    libc.mount("sysfs", "/sys", "sysfs", careful | libc.MS_NOEXEC)
-    libc.mount("tmpfs", "/run", "tmpfs", careful, f"mode=0755,size={LAB_FILES_MAX}")
-    os.mkdir("/run/netns", 0o755)
-
-
-def _let_go_of_namespaces() -> None:
-    """Unmount the copies of namespaces under /run, which /run's tmpfs would hide and keep.
-
-    In a user namespace the kernel has locked them (MNT_LOCKED); there they go when their owner unmounts them.
-    """
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-        lines = [line.split() for line in mounts]
-    for words in lines:
-        if words[4].startswith("/run/") and words[words.index("-") + 1] == "nsfs":
-            with suppress(OSError):
-                libc.detach(words[4])
-
-
-def _why_not(complaint: str) -> str:
-    """One message: what failed, which setting forbids it, and the way out."""
-    lines = [f"cannot make the lab's namespaces: {complaint}"]
-    lines += [
-        f"  {one.name} = {one.forbidding}: {one.meaning}; to allow it: sudo sysctl -w {one.name}={one.allowing}"
-        for one in switches.forbidding()
-    ]
-    if os.geteuid() != 0:
-        lines.append(f"  or run it as root: sudo {sys.executable} -P -m netns_tw ...")
-    elif len(lines) == 1:
-        lines.append("  this looks like a container: it needs CAP_SYS_ADMIN and an unmasked /proc (--privileged)")
-    return "\n".join(lines)

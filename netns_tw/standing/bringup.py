@@ -6,8 +6,7 @@ It takes five steps, each of which leaves all or nothing if the command dies:
 2. the sandbox starts; its init inherits the lock, and dies with the command (PR_SET_PDEATHSIG);
 3. the init builds the lab and tells what it has built;
 4. the command writes the entry as up and says "stay"; the init would end if it heard nothing else;
-5. the init says that it outlives its parent, and becomes the small program of kernel/init.py; the command releases the
-   keeper.
+5. the init says that it outlives its parent, and becomes the small program of kernel/init.py.
 
 A command that dies after step 4 leaves a lab that is up, or an entry whose lock nobody holds.
 """
@@ -178,11 +177,10 @@ class _Made:
         raise UsageError(f"lab {self._name}: a program ended while the lab came up")
 
     def let_go(self) -> None:
-        """Say "stay", wait until the init outlives us, and release it."""
+        """Say "stay", and wait until the init outlives us."""
         with suppress(BrokenPipeError):  # taken down meanwhile
             os.write(self._orders, STAY)
         os.read(self._report, len(STAY))
-        self._sandbox.release()
         os.close(self._orders)
         os.close(self._report)
 

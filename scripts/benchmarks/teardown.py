@@ -24,7 +24,7 @@ from benchmarks.inside import inside
 from benchmarks.interleave import alone, interleaved, took_ms
 from benchmarks.limit import compiled, limit
 from benchmarks.quiet import inside_quiet
-from netns_tw.kernel import libc, sandbox
+from netns_tw.kernel import libc, private, sandbox
 from netns_tw.kernel.sandbox import Sandbox
 from netns_tw.lab import RunningLab
 from netns_tw.model.labs import find_one
@@ -90,7 +90,7 @@ def _ended(runs: int) -> Samples:
 
 
 def _freed_ms(topology: Topology) -> float:
-    sandbox.unshare_with_user(libc.CLONE_NEWNET)
+    private.unshare_with_user(libc.CLONE_NEWNET)
     made = _started(topology, {})
     MAX_NET_NAMESPACES.write_text("2")
     if _is_one_free():
