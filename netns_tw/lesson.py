@@ -29,7 +29,7 @@ from netns_tw.model.labs import Lab
 from netns_tw.model.topology import Program, Topology
 from netns_tw.programs.choice import choose
 from netns_tw.report import lesson as drawn
-from netns_tw.report import text
+from netns_tw.report.console import console
 from netns_tw.report.escape import escaped
 from netns_tw.report.run import Run
 
@@ -199,7 +199,7 @@ def lesson(lab: Lab, experiments: Sequence[Experiment], sheet_of: Sheet | None, 
     with ExitStack() as stack:
         sheet = stack.enter_context(sheet_of) if sheet_of else None
         records = _records(stack) if replays else None
-        found = Lesson(lab, text.console(sys.stdout).print, sheet, records, replays).walk(experiments)
+        found = Lesson(lab, console(sys.stdout).print, sheet, records, replays).walk(experiments)
         if found and records:
             runs.prune(runs.KEEP)
             say(f"Records: {records}\n  a page of all of them: netns_tw report {records} --html lesson.html\n")

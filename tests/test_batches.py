@@ -31,6 +31,7 @@ from netns_tw.model.lines import (
 from netns_tw.model.record import Record
 from netns_tw.report import html, ktap, text
 from netns_tw.report import json as as_json
+from netns_tw.report.console import console
 from netns_tw.report.run import Run
 from netns_tw.scope import Scope
 from netns_tw.verdict import judge
@@ -179,7 +180,7 @@ def test_the_eight_flows_are_exact_and_told_in_one_sentence() -> None:
         (f"client{number}", "12500", "0") for number in range(1, 9)
     ]
     out = StringIO()
-    text.console(out).print(text.run(run))
+    console(out).print(text.run(run))
     shown = " ".join(out.getvalue().split())
     assert "server closed all 100000 connections from 8 nodes first, and they none" in shown
     assert "client 8 14 15 16 17 18 19 20 21 22 23 100000 256 3.5 us 50 ms" in shown

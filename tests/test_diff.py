@@ -23,7 +23,8 @@ from test_saved import (
 )
 
 from netns_tw.model.lines import Header, Line, Response, Sample, Snapshot, StepEnd, Trouble
-from netns_tw.report import diff, text
+from netns_tw.report import diff
+from netns_tw.report.console import console
 from netns_tw.report.run import Run
 
 SAME = run_of(LINES)
@@ -31,7 +32,7 @@ SAME = run_of(LINES)
 
 def shown(found: Sequence[diff.Comparison], pairs: diff.Pairs) -> str:
     file = io.StringIO()
-    text.console(file).print(diff.as_text(found, pairs))
+    console(file).print(diff.as_text(found, pairs))
     return file.getvalue()
 
 

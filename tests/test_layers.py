@@ -128,6 +128,8 @@ FOREIGN = {
         "netns_tw.report.budget",
         "netns_tw.report.diff",
         "netns_tw.report.standing",
+        "netns_tw.report.console",
+        "netns_tw.report.lab",
         "netns_tw.report.text",
         "netns_tw.report.progress",
         "netns_tw.report.live_screen",

@@ -34,6 +34,7 @@ from netns_tw.model.labs import Lab
 from netns_tw.report import html, junit, saved, text
 from netns_tw.report import json as to_json
 from netns_tw.report import lesson as drawn
+from netns_tw.report.console import console
 from netns_tw.wait import wait_until
 
 LABS = [labs.read_lab(labs.folder_of(name)) for name in labs.shipped_names()]
@@ -120,7 +121,7 @@ def test_a_spreadsheet_gets_no_formula(evil: str, seen: str) -> None:
 
 def printed(what: object) -> str:
     out = io.StringIO()
-    text.console(out).print(what)
+    console(out).print(what)
     return " ".join(out.getvalue().split())
 
 

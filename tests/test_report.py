@@ -32,6 +32,8 @@ from netns_tw.model.lines import (
 from netns_tw.model.record import Record
 from netns_tw.report import diagram, text
 from netns_tw.report import json as json_report
+from netns_tw.report import lab as lab_report
+from netns_tw.report.console import console
 from netns_tw.report.run import Run
 from netns_tw.verdict import judge
 
@@ -90,7 +92,7 @@ def troubled(lab: Lab, experiment: Experiment, trouble: Trouble) -> Run:
 
 def drawn(what: RenderableType) -> str:
     file = io.StringIO()
-    text.console(file).print(what)
+    console(file).print(what)
     return file.getvalue()
 
 
@@ -132,7 +134,7 @@ def test_the_summary_and_the_lists_fit_into_100_columns() -> None:
     """Summary, list of labs and each lab's page are no wider than a run."""
     runs = [run_of(*one) for one in SHIPPED]
     runs += [troubled(*SHIPPED[0], Trouble(4, "x" * 300 + "\nsecond line"))]
-    pages = [text.summary(runs), text.labs(list(LABS.values())), *map(text.topology, LABS.values())]
+    pages = [text.summary(runs), lab_report.labs(list(LABS.values())), *map(lab_report.topology, LABS.values())]
     for page in map(drawn, pages):
         assert max(cell_len(line) for line in page.splitlines()) <= 100
         assert is_safe(page)
@@ -172,14 +174,14 @@ def test_terminal_escapes_are_shown_and_not_passed_through() -> None:
         assert "[bold]x[/bold]" in shown
         assert is_safe(drawn(text.summary([one])))
     page = replace(lab, topology=replace(lab.topology, description=HOSTILE), experiments={"x": bad})
-    assert is_safe(drawn(text.topology(page)))
-    assert is_safe(drawn(text.labs([page])))
+    assert is_safe(drawn(lab_report.topology(page)))
+    assert is_safe(drawn(lab_report.labs([page])))
 
 
 def test_a_pipe_gets_no_colour_and_always_100_columns() -> None:
     """Not on a terminal: plain text, and a width that does not depend on the environment."""
-    console = text.console(io.StringIO())
-    assert (console.width, console.color_system, console.is_terminal) == (100, None, False)
+    made = console(io.StringIO())
+    assert (made.width, made.color_system, made.is_terminal) == (100, None, False)
 
 
 def test_json_of_runs() -> None:

@@ -48,6 +48,7 @@ from netns_tw.model.lines import (
 from netns_tw.model.record import Record
 from netns_tw.report import diff, html, junit, ktap, saved, text
 from netns_tw.report import json as json_report
+from netns_tw.report.console import console
 from netns_tw.report.run import Run
 from netns_tw.verdict import judge
 from netns_tw.wait import wait_until
@@ -155,7 +156,7 @@ def refused(path: Path) -> str:
 
 def draw(one: Run) -> None:
     """Every report of a run; none may stumble over it."""
-    text.console(io.StringIO()).print(text.run(one), text.summary([one]))
+    console(io.StringIO()).print(text.run(one), text.summary([one]))
     json.loads(json_report.runs([one], 0))
     ktap.document([one])
     junit.document([one])
@@ -163,7 +164,7 @@ def draw(one: Run) -> None:
     for left, right in ((one, PASSING), (PASSING, one)):
         pairs = diff.pair([left], [right])
         found = [diff.compare(left, right)]
-        text.console(io.StringIO()).print(diff.as_text(found, pairs))
+        console(io.StringIO()).print(diff.as_text(found, pairs))
         json.loads(diff.as_json(found, pairs, 0))
 
 

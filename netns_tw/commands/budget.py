@@ -204,7 +204,7 @@ def _budget(given: argparse.Namespace) -> int:
     if given.json:
         print(report.as_json(found, given.rate, given.node))
     else:
-        from netns_tw.report.text import console
+        from netns_tw.report.console import console
 
         console(sys.stdout).print(report.as_text(found, given.rate, given.node))
     return EXIT_PASS

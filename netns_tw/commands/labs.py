@@ -47,7 +47,8 @@ def _show(given: argparse.Namespace) -> int:
 
         print(json.topology(lab.topology))
     else:
-        from netns_tw.report import text
+        from netns_tw.report.console import console
+        from netns_tw.report.lab import topology
 
-        text.console(sys.stdout).print(text.topology(lab))
+        console(sys.stdout).print(topology(lab))
     return EXIT_PASS

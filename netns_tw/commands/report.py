@@ -207,9 +207,9 @@ def _diff(given: argparse.Namespace) -> int:
         if given.json:
             print(diff.as_json(found, pairs, code))
         else:
-            from netns_tw.report import text
+            from netns_tw.report.console import console
 
-            text.console(sys.stdout).print(diff.as_text(found, pairs))
+            console(sys.stdout).print(diff.as_text(found, pairs))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough; the code stands
         hush()

@@ -196,7 +196,7 @@ def as_text(found: Budget, rate: float | None, node: str | None) -> RenderableTy
     from rich.table import Table
     from rich.text import Text
 
-    from netns_tw.report.text import plain
+    from netns_tw.report.console import plain
 
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column()

@@ -19,8 +19,9 @@ from rich.rule import Rule
 from rich.table import Table
 
 from netns_tw.model.lines import BEFORE, Ran
+from netns_tw.report.console import plain
 from netns_tw.report.run import Run
-from netns_tw.report.text import counts, plain
+from netns_tw.report.text import counts
 from netns_tw.scope import Finding
 from netns_tw.verdict import outcome_words
 
@@ -154,9 +155,8 @@ def _closers(left: Run, right: Run) -> Iterator[Change]:
     for one in (left, right):
         words = {}
         for each in one.case.closes:
-            step = one.experiment.steps[each.step].name
             who = f"{each.opener} {each.by_opener}, {each.acceptor} {each.by_acceptor}, of {each.opened}"
-            words[f"step {step!r}, {each.link}, closed first by"] = who
+            words[f"step {one.experiment.steps[each.step].name!r}, {each.link}, closed first by"] = who
         sides.append(words)
     return _changes("who closed first", *sides)
 

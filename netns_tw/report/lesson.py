@@ -21,8 +21,8 @@ from netns_tw.model.experiment import Experiment, Step
 from netns_tw.model.labs import Lab
 from netns_tw.model.topology import HttpProxy, HttpServer, Nginx, Program
 from netns_tw.report import diagram
+from netns_tw.report.console import STYLES, plain
 from netns_tw.report.run import Run
-from netns_tw.report.text import STYLES, plain
 from netns_tw.verdict import outcome_words
 
 CLOSES = {

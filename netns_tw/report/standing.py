@@ -18,7 +18,7 @@ from netns_tw.model.labs import Lab
 from netns_tw.model.topology import Node, Programs, Topology
 from netns_tw.programs.choice import describe
 from netns_tw.report import diagram
-from netns_tw.report.text import console, plain
+from netns_tw.report.console import console, plain
 from netns_tw.standing import visit
 from netns_tw.standing.entry import Entry
 

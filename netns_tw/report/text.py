@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TextIO
 
 from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
+from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -20,40 +18,11 @@ from netns_tw.evidence.case import Explanation
 from netns_tw.evidence.cost import by_parts, connect_curve, costs
 from netns_tw.evidence.explain import explain
 from netns_tw.evidence.prediction import predictions
-from netns_tw.model.labs import Lab
-from netns_tw.model.topology import Topology
-from netns_tw.report import diagram
+from netns_tw.report.console import STYLES, console, plain
 from netns_tw.report.escape import escaped
 from netns_tw.report.run import Run
 from netns_tw.scope import Finding
 from netns_tw.verdict import outcome_words
-
-WIDTH = 100
-STYLES = {
-    "pass": "bold green",
-    "fail": "bold red",
-    "error": "bold red",
-    "broken": "bold magenta",
-    "inconclusive": "bold yellow",
-    "skip": "cyan",
-}
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich's own would end the process with 1, the exit code of a claim that fails
-
-
-def console(file: TextIO) -> Console:
-    """A console on *file*: at most 100 columns, colour on a terminal only."""
-    found = _Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=False)
-    found.width = min(WIDTH, found.width) if found.is_terminal else WIDTH
-    return found
-
-
-def plain(words: str, style: str = "") -> Text:
-    """Text of a file or a record, safe to print; every cell and line of a report is made by this."""
-    return Text(escaped(words), style=style)
 
 
 def show(found: Sequence[Run], is_quiet: bool = False) -> None:
@@ -237,32 +206,3 @@ def versions(runs: Sequence[Run]) -> str:
         if header := one.record.header:
             return ", ".join([header.kernel, *(f"{name} {number}" for name, number in header.versions.items())])
     return ""
-
-
-def labs(found: Sequence[Lab]) -> RenderableType:
-    """The labs and their claims."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    table.add_column("experiment", no_wrap=True)
-    table.add_column("claim", ratio=1)
-    for lab in found:
-        table.add_row(plain(lab.name, "bold"), plain(lab.topology.description, "bold"))
-        for experiment in lab.experiments.values():
-            table.add_row(plain(f"  {experiment.path}"), plain(experiment.claim))
-    return table
-
-
-def topology(lab: Lab) -> RenderableType:
-    """A lab's diagram, its nodes' sysctls and port budgets, its claims."""
-    found: Topology = lab.topology
-    parts: list[RenderableType] = [plain(f"{found.name}: {found.description}", "bold"), Text("")]
-    parts += [Padding(plain(line), (0, 2)) for line in diagram.text(found)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("node", "program", "sysctls", "ports per destination"):
-        table.add_column(title)
-    for name, node in found.nodes.items():
-        sysctls = "\n".join(f"{key} = {value}" for key, value in node.sysctls.items())
-        table.add_row(name, plain(diagram.role(node) or "-"), plain(sysctls or "-"), str(found.usable_ports(name)))
-    if found.ehash_entries:
-        parts.append(plain(f"each node has an established hash of its own, {found.ehash_entries} buckets"))
-    parts += [Text(""), table, labs([lab])]
-    return Group(*parts)
