@@ -7,7 +7,8 @@ The house, from the ground up; imports point down only, and tests/test_layers.py
     model/                  files and records as frozen dataclasses, and pure rules about them
     programs/               what runs on a node: HTTP server, proxy, clients, nginx, curl
     measure/                a node observed
-    wiring, lab, replay     a topology built, an experiment carried out; all inside a sandbox
+    wiring, node, serving   links, nodes and programs
+    lab, replay             a topology built, an experiment carried out; all inside a sandbox
     parallel                sandboxes side by side, their records by pipe
     scope, verdict          records against expectations; pure
     report/                 verdicts as text and JSON

@@ -8,56 +8,23 @@ the moment the act succeeded; what the stack does not reach, the sandbox's end d
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from netns_tw.errors import EnvironmentLacks, UsageError
-from netns_tw.kernel import netns, process, sysctl
-from netns_tw.kernel.capture import Capture, Count
+from netns_tw.errors import EnvironmentLacks
+from netns_tw.kernel import netns, sysctl
 from netns_tw.kernel.link import Rtnl
 from netns_tw.measure.observer import Observer, wait_until_settled
-from netns_tw.model import pcapng
-from netns_tw.model.topology import HttpProxy, HttpServer, Nginx, Program, Topology
-from netns_tw.programs import nginx
-from netns_tw.programs.choice import NO_NGINX
+from netns_tw.model.topology import Program, Topology
+from netns_tw.node import RunningNode
 from netns_tw.rules import RUN
-from netns_tw.wait import DeadlineMissed, wait_until
 from netns_tw.wiring import ALWAYS_SHOWN, add_links, by_time, read_sysctls, rtnl_by, set_up, write_sysctls
 
-PROGRAMS = Path(__file__).resolve().parent / "programs" / "__main__.py"
-LISTEN_DEADLINE_S = 10.0
+if TYPE_CHECKING:
+    from netns_tw.kernel.capture import Capture, Count
+
 CHILD_EHASH = "net.ipv4.tcp_child_ehash_entries"
-
-
-@dataclass
-class RunningNode:
-    """A node that is up: its folder, its effective sysctls, its observer, its program."""
-
-    name: str
-    folder: Path
-    observer: Observer
-    sysctls: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
-    _log_at: int = 0
-
-    @property
-    def log(self) -> Path:
-        """What the node's program wrote."""
-        return self.folder / "log"
-
-    def new_log_lines(self) -> list[str]:
-        """Return the whole lines that the program logged since the last call."""
-        if not self.log.exists():
-            return []
-        with open(self.log, "rb") as log:
-            log.seek(self._log_at)
-            whole, newline, _ = log.read().rpartition(b"\n")
-        self._log_at += len(whole) + len(newline)
-        return whole.decode(errors="replace").splitlines()
 
 
 class RunningLab:
@@ -122,14 +89,19 @@ class RunningLab:
             set_up(self.topology, rtnl, ends)
 
     def _node(self, name: str) -> RunningNode:
-        folder = Path(RUN, name)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = f"{RUN}/{name}"
+        os.makedirs(folder, exist_ok=True)
         observer = Observer(name)
         self._stack.callback(observer.close)
         return RunningNode(name, folder, observer)
 
     def _capture(self) -> None:
         """Begin to capture, before any program can send a packet."""
+        if not self._files:
+            return
+        from netns_tw.kernel.capture import Capture
+        from netns_tw.model import pcapng
+
         for link in self.topology.links:
             if link.name in self._files:
                 one = Capture(link.left.node, link.left.interface, link.name, self._files[link.name], pcapng)
@@ -145,23 +117,17 @@ class RunningLab:
         """
         if not self._captures:
             return {}
-        for node in self.nodes.values():
-            if node.process:
-                process.end(node.process)
+        from netns_tw import serving
+
+        serving.end(self.nodes)
         wait_until_settled([node.observer for node in self.nodes.values()])
         return {name: one.stop() for name, one in self._captures.items()}
 
     def _start(self) -> None:
-        """Start all programs, then wait until each listens; a port that is taken is a dead program with its log."""
-        for name, program in self.programs.items():
-            node = self.nodes[name]
-            try:
-                node.process = process.spawn(name, _argv(program, node.folder), node.log, node.folder)
-            except OSError as error:
-                raise EnvironmentLacks(f"node {name}: cannot start {error.filename}: {error.strerror}") from error
-            self._stack.callback(process.end, node.process)
-        for name, program in self.programs.items():
-            _wait_until_listening(self.nodes[name], program)
+        if self.programs:
+            from netns_tw import serving  # what starts processes takes longer to load than a lab takes to build
+
+            serving.start(self.nodes, self.programs, self._stack)
 
 
 class VisitedLab(RunningLab):
@@ -177,53 +143,6 @@ class VisitedLab(RunningLab):
             self._stack.close()
             raise EnvironmentLacks(f"the lab is not whole any more: {error}") from error
         return self
-
-
-def built_in(*arguments: str) -> list[str]:
-    """The argv of a built-in program: by its path and with -P, so that no folder is put before the standard library."""
-    return [sys.executable, "-P", str(PROGRAMS), *arguments]
-
-
-def _argv(program: Program, folder: Path) -> list[str]:
-    """The argv of a node's program; nginx's configuration is written to *folder* first."""
-    listen = ["--listen", str(program.listen)]
-    if isinstance(program, HttpServer):
-        how = ["--close", program.close, "--status", str(program.status), "--body", program.body]
-        limits = ["--max-requests", str(program.max_requests), "--idle-timeout-ms", str(program.idle_timeout_ms)]
-        return built_in("http-server", *listen, *how, *limits)
-    if isinstance(program, HttpProxy):
-        kept = ["--keepalive", str(program.keepalive), "--keepalive-requests", str(program.keepalive_requests)]
-        return built_in("http-proxy", *listen, "--upstream", str(program.upstream), *kept)
-    path = process.find_program("nginx")
-    if path is None:
-        raise EnvironmentLacks(NO_NGINX)
-    (folder / "nginx.conf").write_text(nginx.render(program, path), encoding="utf-8")
-    return nginx.command(path, folder)
-
-
-def _wait_until_listening(node: RunningNode, program: Program) -> None:
-    """Wait for the program's LISTEN socket or its death, whichever comes first; no connection is made."""
-    what = "nginx" if isinstance(program, Nginx) else "the built-in program"
-    where = f"node {node.name}: {what} for {program.listen}"
-    child = node.process
-    assert child is not None
-
-    def listens_or_died() -> bool:
-        return child.poll() is not None or node.observer.sockets.is_listening(
-            program.listen.port, program.listen.address
-        )
-
-    try:
-        wait_until(listens_or_died, where, LISTEN_DEADLINE_S, pause_s=0.005)
-    except DeadlineMissed as error:
-        raise UsageError(f"{error}; its log ends:\n{_quoted(node.log)}") from error
-    if child.poll() is not None:
-        raise UsageError(f"{where} ended with status {child.returncode}; its log ends:\n{_quoted(node.log)}")
-
-
-def _quoted(log: Path) -> str:
-    text = process.tail(log) or "(empty)"
-    return "\n".join(f"  | {line}" for line in text.splitlines())
 
 
 def kernel_release() -> str:

@@ -22,7 +22,7 @@ from typing import Literal
 from netns_tw.errors import InstrumentBroken, Skip, UsageError, near_match
 from netns_tw.kernel import netns, process
 from netns_tw.kernel.sockdiag import TcpSocket
-from netns_tw.lab import RunningLab, RunningNode, built_in, kernel_release
+from netns_tw.lab import RunningLab, kernel_release
 from netns_tw.measure import canary, cost
 from netns_tw.measure.observer import Look, wait_until_settled
 from netns_tw.measure.sampler import Sampler
@@ -43,8 +43,10 @@ from netns_tw.model.lines import (
     StepEnd,
 )
 from netns_tw.model.topology import Listen, destination
+from netns_tw.node import RunningNode
 from netns_tw.programs import bare
 from netns_tw.rules import BARE, RUN
+from netns_tw.serving import built_in
 
 Emit = Callable[[Line], None]
 READ_BYTES = 1 << 16

@@ -19,8 +19,8 @@ from netns_tw.kernel import netns, sysctl
 from netns_tw.kernel.counters import Counters
 from netns_tw.kernel.process import spawn
 from netns_tw.kernel.sockdiag import Kind, SockDiag
-from netns_tw.lab import built_in
 from netns_tw.programs import bare
+from netns_tw.serving import built_in
 
 pytestmark = pytest.mark.netns
 

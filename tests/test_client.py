@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from conftest import ROOT, in_sandbox
 from test_server import RESET, SERVER, chain, read_head, running, server, time_waits
 
 from netns_tw.kernel import netns
-from netns_tw.lab import RunningLab, built_in
+from netns_tw.lab import RunningLab
 from netns_tw.programs import client
 from netns_tw.programs.outcome import Outcome
 from netns_tw.programs.pace import Pace
+from netns_tw.serving import built_in
 from netns_tw.wait import wait_until
 
 URL = f"http://{SERVER}/"
@@ -57,7 +59,7 @@ def nginx(lab: RunningLab, more: str = "") -> Any:
         conf += f"{name}_temp_path temp-{name};"
     location = 'location / { return 200 "$request_uri $server_protocol $http_host $http_connection"; }'
     conf += f"server {{ listen [::]:80 ipv6only=off; {more} {location} }} }}"
-    (folder / "nginx.conf").write_text(conf)
+    Path(folder, "nginx.conf").write_text(conf)
     return running(lab, "server", ["nginx", "-p", str(folder), "-e", "stderr", "-c", "nginx.conf"])
 
 

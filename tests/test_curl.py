@@ -15,9 +15,9 @@ from conftest import in_sandbox
 from test_server import RESET, SERVER, chain, read_head, server, time_waits
 
 from netns_tw.kernel import netns
-from netns_tw.lab import built_in
 from netns_tw.programs import curl
 from netns_tw.programs.client import Plan
+from netns_tw.serving import built_in
 
 URL = f"http://{SERVER}/"
 CONNECTED = "*   Trying 198.18.0.2:80...\n* Connected to 198.18.0.2 (198.18.0.2) port 80 (#0)\n"

@@ -33,7 +33,8 @@ PROGRAMS = tuple(
     )
 )
 LAB = ("netns_tw.kernel", "netns_tw.measure", "netns_tw.model", "netns_tw.programs", *UNDER_ALL)
-JOB = ("netns_tw.wiring", "netns_tw.replay", "netns_tw.standing.stage", "netns_tw.lab", *LAB)
+UP = ("netns_tw.lab", "netns_tw.node", "netns_tw.serving", "netns_tw.wiring", *LAB)
+JOB = ("netns_tw.replay", "netns_tw.standing.stage", *UP)
 PARALLEL = ("netns_tw.job", *JOB)
 EVIDENCE = (
     "netns_tw.evidence",
@@ -52,7 +53,7 @@ ROSTER = (
     "netns_tw.programs.shells",
     *UNDER_ALL,
 )
-BRINGUP = ("netns_tw.wiring", "netns_tw.standing.bringup", "netns_tw.standing.answer", "netns_tw.lab", *ROSTER, *LAB)
+BRINGUP = ("netns_tw.standing.bringup", "netns_tw.standing.answer", *ROSTER, *UP)
 VISIT = ("netns_tw.standing.visit", "netns_tw.standing.lookout", "netns_tw.standing.stage", *BRINGUP, *PARALLEL)
 DOCTOR = (
     "netns_tw.doctor",
@@ -84,8 +85,10 @@ ALLOWED = {
     "netns_tw.programs.choice": ("netns_tw.programs", "netns_tw.model", "netns_tw.errors"),
     "netns_tw.measure": ("netns_tw.measure", "netns_tw.kernel", "netns_tw.errors", "netns_tw.wait"),
     "netns_tw.wiring": LAB,
-    "netns_tw.lab": ("netns_tw.wiring", *LAB),
-    "netns_tw.replay": ("netns_tw.lab", *LAB),
+    "netns_tw.node": LAB,
+    "netns_tw.serving": ("netns_tw.node", *LAB),
+    "netns_tw.lab": ("netns_tw.node", "netns_tw.serving", "netns_tw.wiring", *LAB),
+    "netns_tw.replay": UP,
     "netns_tw.scope": ("netns_tw.model",),
     "netns_tw.verdict": ("netns_tw.scope", "netns_tw.model", "netns_tw.errors"),
     "netns_tw.evidence": EVIDENCE,
@@ -102,7 +105,7 @@ ALLOWED = {
     "netns_tw.report.live_replay": (*REPORT, "netns_tw.job", "netns_tw.parallel"),
     "netns_tw.session": SESSION,
     "netns_tw.standing.answer": ("netns_tw.kernel", *UNDER_ALL),
-    "netns_tw.standing.stage": ("netns_tw.lab", "netns_tw.model", *UNDER_ALL),
+    "netns_tw.standing.stage": ("netns_tw.node", "netns_tw.lab", "netns_tw.model", *UNDER_ALL),
     "netns_tw.standing.entry": ("netns_tw.kernel", *UNDER_ALL),
     "netns_tw.standing.roster": ROSTER,
     "netns_tw.standing.bringup": BRINGUP,
@@ -118,7 +121,7 @@ ALLOWED = {
 FOREIGN = {
     "argcomplete": {"netns_tw.commands.completion"},
     "pyroute2": {"netns_tw.kernel.reference"},
-    "nsenter": {"netns_tw.kernel.netns"},
+    "nsenter": {"netns_tw.kernel.reference"},
     "h11": set(PROGRAMS),
     "msgspec": {"netns_tw.model.lines"},
     "jinja2": {"netns_tw.report.html"},

@@ -14,9 +14,10 @@ from test_server import GET, SERVER, chain, connect, curl, log_of, read_response
 
 from netns_tw.errors import EnvironmentLacks, Skip
 from netns_tw.kernel.process import find_program
-from netns_tw.lab import RunningLab, built_in
+from netns_tw.lab import RunningLab
 from netns_tw.model.topology import HttpProxy, HttpServer, Listen, Nginx, Node, Programs, Topology
 from netns_tw.programs import choice, nginx
+from netns_tw.serving import built_in
 
 AT = Listen("198.18.0.2", 80)
 NGINX = find_program("nginx") or "nginx"
@@ -28,7 +29,7 @@ def serving(lab: RunningLab, server: HttpServer) -> Iterator[None]:
     made = nginx.stand_in(server)
     assert made is not None
     folder = lab.nodes["server"].folder
-    (folder / "nginx.conf").write_text(nginx.render(made, NGINX))
+    Path(folder, "nginx.conf").write_text(nginx.render(made, NGINX))
     checked = subprocess.run([*nginx.command(NGINX, folder), "-t"], check=True, capture_output=True, text=True)
     assert "[warn]" not in checked.stderr
     with running(lab, "server", nginx.command(NGINX, folder)):

@@ -18,9 +18,9 @@ from test_client import OK, URL, listen, once, why
 from test_server import SERVER, chain, read_head, server
 
 from netns_tw.kernel import netns
-from netns_tw.lab import built_in
 from netns_tw.programs import outcome
 from netns_tw.programs.outcome import Lines, Outcome
+from netns_tw.serving import built_in
 from netns_tw.wait import wait_until
 
 GOOD = Outcome(7, 5038.0, 0.1234567890123, 200, None, None, 40000)

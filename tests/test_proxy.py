@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from conftest import in_sandbox
@@ -32,7 +33,8 @@ from test_server import (
 )
 
 from netns_tw.kernel import netns
-from netns_tw.lab import RunningLab, built_in
+from netns_tw.lab import RunningLab
+from netns_tw.serving import built_in
 from netns_tw.wait import wait_until
 
 pytestmark = pytest.mark.netns
@@ -108,7 +110,7 @@ def test_nginx_logs_the_same_words() -> None:
                 conf += f"{name}_temp_path temp-{name};"
             conf += f"server {{ listen 80; location / {{ proxy_pass http://{BACKEND}:80; }} }} }}"
             folder = lab.nodes["lb"].folder
-            (folder / "nginx.conf").write_text(conf)
+            Path(folder, "nginx.conf").write_text(conf)
             nginx = ["nginx", "-p", str(folder), "-e", "stderr", "-c", "nginx.conf"]
             server = built_in("http-server", "--listen", f"{BACKEND}:80", "--close", "client-first")
             with running(lab, "backend", server), running(lab, "lb", nginx):

@@ -21,9 +21,10 @@ import pytest
 from conftest import in_sandbox
 
 from netns_tw.kernel import netns, process
-from netns_tw.lab import RunningLab, built_in
+from netns_tw.lab import RunningLab
 from netns_tw.measure.observer import wait_until_settled
 from netns_tw.model.topology import Endpoint, Link, Node, Topology
+from netns_tw.serving import built_in
 from netns_tw.wait import wait_until
 
 pytestmark = pytest.mark.netns
@@ -89,7 +90,7 @@ def curl(*options: str, node: str = "client", url: str = f"http://{SERVER}/") ->
 
 
 def log_of(lab: RunningLab, node: str) -> str:
-    log = lab.nodes[node].log
+    log = Path(lab.nodes[node].log)
     return log.read_text() if log.exists() else ""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from world import Command, World, alone, is_only, kill, make_lab
 
-from netns_tw.kernel import libc, netns
+from netns_tw.kernel import libc, publish
 from netns_tw.model import labs
 from netns_tw.standing.bringup import How, bring_up
 from netns_tw.standing.entry import Entry
@@ -156,7 +156,7 @@ def test_the_count_of_namespaces_sees_one_that_is_left(tmp_path: Path, how: str)
         if how != "a process":
             fd = os.open(f"/proc/{child}/ns/net", os.O_RDONLY)
             if how == "a mount":
-                netns.publish(fd, "left", lambda _: None)
+                publish.publish(fd, "left", lambda _: None)
                 os.close(fd)
             kill(child)
             os.waitpid(child, 0)

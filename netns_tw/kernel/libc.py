@@ -98,8 +98,8 @@ def raise_ambient_capabilities() -> None:
 
 def has_capability(number: int) -> bool:
     """Whether the caller's effective set holds capability *number*, as /proc/self/status tells."""
-    with open("/proc/self/status", encoding="ascii") as status:
+    with open("/proc/self/status", "rb") as status:
         for line in status:
-            if line.startswith("CapEff:"):
+            if line.startswith(b"CapEff:"):
                 return bool(int(line.split()[1], 16) >> number & 1)
     return False

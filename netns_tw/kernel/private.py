@@ -14,7 +14,7 @@ import os
 import sys
 from contextlib import suppress
 
-from netns_tw.kernel import libc, switches
+from netns_tw.kernel import libc
 
 CAP_SYS_ADMIN = 21
 NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWNET
@@ -75,6 +75,8 @@ def _let_go_of_namespaces() -> None:
 
 def why_not(complaint: str) -> str:
     """One message: what failed, which setting forbids it, and the way out."""
+    from netns_tw.kernel import switches
+
     lines = [f"cannot make the lab's namespaces: {complaint}"]
     lines += [
         f"  {one.name} = {one.forbidding}: {one.meaning}; to allow it: sudo sysctl -w {one.name}={one.allowing}"

@@ -7,11 +7,9 @@ session of its own: a signal to its group reaches its workers too. What may be l
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 from netns_tw.kernel import netns
 from netns_tw.wait import DeadlineMissed, wait_until
@@ -23,14 +21,16 @@ TERM_DEADLINE_S = 2.0
 
 def find_program(name: str) -> str | None:
     """Return the path of program *name*: from PATH, then from the system's own folders, which sudo and users miss."""
+    import shutil  # not for those who only start and end processes
+
     return shutil.which(name) or shutil.which(name, path=os.pathsep.join(SYSTEM_PATH))
 
 
 def spawn(
     netns_name: str,
     argv: Sequence[str],
-    log: Path,
-    cwd: Path | None = None,
+    log: str | os.PathLike[str],
+    cwd: str | None = None,
     stdout: int | None = None,
     inherited: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
@@ -78,7 +78,9 @@ def _signal_group(process: subprocess.Popen[bytes], signum: int) -> None:
         os.killpg(process.pid, signum)
 
 
-def tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
+def tail(log: str | os.PathLike[str], lines: int = LOG_TAIL_LINES) -> str:
     """Return the last *lines* lines of a log, for an error message."""
-    text = log.read_text(errors="replace") if log.exists() else ""
-    return "\n".join(text.splitlines()[-lines:])
+    if not os.path.exists(log):
+        return ""
+    with open(log, encoding="utf-8", errors="replace") as file:
+        return "\n".join(file.read().splitlines()[-lines:])

@@ -1,7 +1,7 @@
-"""Links as pyroute2 makes them: the reference for kernel/link.py. The only module that imports ``pyroute2``.
+"""Links as pyroute2 makes them, in namespaces that nsenter enters: the reference for kernel/link.py and netns.py.
 
-The same requests in the same order, sent by a library that many use; slower by its import, 0.2 s and 24 MB, and by a
-millisecond a request. ``--links pyroute2`` chooses it.
+The only module that imports ``pyroute2`` and ``nsenter``. The same requests in the same order, sent by a library that
+many use; slower by its import, 0.2 s and 24 MB, and by a millisecond a request. ``--links pyroute2`` chooses it.
 
 pyroute2 0.9 passes on no ifindex for the peer of a veth pair, so the kernel numbers peers, from 2 up. The first ends
 are numbered from FIRST_INDEX up: the two always differ.
@@ -12,11 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from nsenter import Namespace
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from netns_tw.kernel import netns
 from netns_tw.kernel.link import IFA_F_NODAD, Interface, Rtnl
 from netns_tw.kernel.netlink import Refused
 
@@ -37,8 +40,21 @@ def _refused(call: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
+class _ThreadNamespace(Namespace):  # type: ignore[misc]
+    """nsenter 0.2 comes back to /proc/self/ns/net, the *main* thread's namespace; this one to the thread's own."""
+
+    def _nsfd(self, pid: object, ns_type: str) -> Path:
+        return Path("/proc", "thread-self" if pid == "self" else str(pid), "ns", ns_type)
+
+
 class ReferenceRtnl(Rtnl):
     """An rtnetlink socket of pyroute2's."""
+
+    def __init__(self, netns_name: str) -> None:
+        netns.check_thread()
+        self.netns_name = netns_name
+        with _ThreadNamespace(f"{netns.RUN_NETNS}/{netns_name}", "net"):
+            self._open()
 
     def _open(self) -> None:
         self._ip = IPRoute(ext_ack=True, strict_check=True)

@@ -27,11 +27,9 @@ import os
 import select
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from netns_tw.errors import EXIT_BROKEN, EnvironmentLacks
 from netns_tw.kernel import libc, private
@@ -42,8 +40,7 @@ GO = b"g"
 OUR_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
-@dataclass(frozen=True)
-class Sandbox:
+class Sandbox(NamedTuple):
     """A started sandbox; pids as the caller sees them."""
 
     child: int
@@ -257,6 +254,8 @@ def status_of(main: Callable[[], int]) -> int:
     except BrokenPipeError:  # the command was killed; in a moment the kernel ends this too
         pass
     except BaseException:
+        import traceback
+
         traceback.print_exc()
         sys.stderr.flush()
     return EXIT_BROKEN

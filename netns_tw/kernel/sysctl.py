@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 from netns_tw.errors import Skip, UsageError, near_match
 from netns_tw.kernel import netns
@@ -19,12 +18,8 @@ VALUE_BYTES = 1 << 16
 """More than any value has; ip_local_reserved_ports is the longest."""
 
 
-def path_of(name: str) -> Path:
+def path_of(name: str) -> str:
     """The file of sysctl *name*. Dots separate, as in sysctl(8); interface names with a dot are not supported."""
-    return Path(_file(name))
-
-
-def _file(name: str) -> str:
     return f"/proc/sys/{name.replace('.', '/')}"
 
 
@@ -42,10 +37,10 @@ def write(netns_name: str, name: str, value: str) -> str:
 def write_here(owner: str, name: str, value: str) -> str:
     """``write`` in the namespace that the caller is in, *owner*'s by the words of a message."""
     where = f"{owner}: {name}"
-    if not os.path.isfile(_file(name)):
+    if not os.path.isfile(path_of(name)):
         raise Skip(_why_missing(name))
     try:
-        fd = os.open(_file(name), os.O_RDWR)
+        fd = os.open(path_of(name), os.O_RDWR)
         try:
             os.write(fd, value.encode())
             seen = _value(fd)
@@ -64,7 +59,7 @@ def read(netns_name: str, name: str) -> str | None:
     """Return sysctl *name* as seen in a namespace, blanks folded; None where this kernel lacks it."""
     with netns.enter(netns_name):
         try:
-            fd = os.open(_file(name), os.O_RDONLY)
+            fd = os.open(path_of(name), os.O_RDONLY)
         except OSError:
             return None
         try:
@@ -87,6 +82,6 @@ def _why_missing(name: str) -> str:
     kernel = os.uname().release
     if name in SYSCTL_KERNELS:
         return f"{name}: {SYSCTL_KERNELS[name]}; this is Linux {kernel}"
-    beside = path_of(name).parent
-    hint = near_match(name.rpartition(".")[2], os.listdir(beside)) if beside.is_dir() else ""
+    beside = os.path.dirname(path_of(name))
+    hint = near_match(name.rpartition(".")[2], os.listdir(beside)) if os.path.isdir(beside) else ""
     return f"{name}: not among the per-namespace sysctls of Linux {kernel}{hint}"

@@ -149,7 +149,7 @@ class _Canary:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with ExitStack() as stack:
             with netns.enter(netns_name):
-                if not os.path.samefile(netns.THREAD_NETNS, netns.RUN_NETNS / netns_name):
+                if not os.path.samefile(netns.THREAD_NETNS, f"{netns.RUN_NETNS}/{netns_name}"):
                     raise InstrumentBroken(f"node {netns_name}: entering its namespace led into another one")
                 self._listener, self._first, self._second = (
                     stack.enter_context(socket.socket(family, socket.SOCK_STREAM)) for _ in range(3)

@@ -15,7 +15,6 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 
 from netns_tw.errors import EnvironmentLacks
 from netns_tw.model.topology import HttpServer, Listen, Nginx
@@ -35,9 +34,9 @@ def _ask(nginx: str, flag: str) -> str:
     return done.stderr + done.stdout
 
 
-def command(nginx: str, folder: Path) -> list[str]:
+def command(nginx: str, folder: str) -> list[str]:
     """The argv that runs the nginx.conf in *folder*, in the foreground."""
-    return [nginx, "-p", str(folder), "-e", "stderr", "-c", "nginx.conf"]
+    return [nginx, "-p", folder, "-e", "stderr", "-c", "nginx.conf"]
 
 
 def render(program: Nginx, nginx: str) -> str:

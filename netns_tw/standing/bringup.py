@@ -26,6 +26,7 @@ from netns_tw import lab
 from netns_tw.errors import EXIT_BROKEN, EnvironmentLacks, NetnsTwError, UsageError
 from netns_tw.kernel import init, netns, process, sandbox
 from netns_tw.kernel.inside import Proof
+from netns_tw.kernel.publish import Published, publish, unpublish
 from netns_tw.model.topology import Program, Topology
 from netns_tw.programs import shells
 from netns_tw.programs.choice import choose
@@ -200,7 +201,7 @@ def _inside(planned: lab.RunningLab, place: Place, orders: int, report: int) -> 
     sandbox.outlive()
     with suppress(BrokenPipeError):  # the command was killed just now; it had written the entry as up
         os.write(report, STAY)
-    return _become_init(place, [f"{pid}={running.nodes[node].folder / ENDED}" for node, pid in pids.items()])
+    return _become_init(place, [f"{pid}={running.nodes[node].folder}/{ENDED}" for node, pid in pids.items()])
 
 
 def _become_init(place: Place, noted: list[str]) -> NoReturn:
@@ -222,12 +223,12 @@ def _publish(place: Place, stack: ExitStack) -> None:
     for node in place.entry.nodes:
         fd = os.open(f"/proc/{place.entry.init.pid}/root{netns.RUN_NETNS}/{node}", os.O_RDONLY | os.O_CLOEXEC)
 
-        def announce(one: netns.Published) -> None:
-            stack.callback(netns.unpublish, one)
+        def announce(one: Published) -> None:
+            stack.callback(unpublish, one)
             place.write(replace(place.entry, published=[*place.entry.published, one]))
 
         try:
-            netns.publish(fd, f"{place.entry.name}-{node}", announce)
+            publish(fd, f"{place.entry.name}-{node}", announce)
         except OSError as error:
             raise EnvironmentLacks(f"cannot name node {node} outside of the lab: {error}") from error
         finally:

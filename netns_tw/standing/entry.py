@@ -17,7 +17,7 @@ from pathlib import Path
 
 from netns_tw.errors import EnvironmentLacks, UsageError
 from netns_tw.kernel.inside import Proof
-from netns_tw.kernel.netns import Published, unpublish
+from netns_tw.kernel.publish import Published, unpublish
 
 VARIABLE = "NETNS_TW_LABS"
 LOCK = "lock"

@@ -19,7 +19,7 @@ from benchmarks import labs
 from benchmarks.figure import Figure, Samples, at_least
 from benchmarks.inside import inside
 from benchmarks.interleave import program
-from netns_tw import lab
+from netns_tw import serving
 from netns_tw.kernel import process
 from netns_tw.lab import RunningLab
 
@@ -49,7 +49,7 @@ def _in_node(argv: list[str]) -> str:
 
 def built_in_client_per_s(url: str = labs.URL) -> float:
     """The built-in client's rate, as a step of an experiment starts it."""
-    lines = _in_node(lab.built_in("h11", url, "--requests", str(REQUESTS))).splitlines()
+    lines = _in_node(serving.built_in("h11", url, "--requests", str(REQUESTS))).splitlines()
     found = [json.loads(line) for line in lines]
     if sum(one["status"] == 200 for one in found) != REQUESTS:
         raise RuntimeError(f"not all of {REQUESTS} requests were answered")

@@ -35,7 +35,7 @@ def _after_the_others(function: Callable[[], T]) -> T:
         with Rtnl(THERE) as there:
             here.add_veth("eth0", FIRST_INDEX, there, "eth0")
         libc.detach(f"{netns.RUN_NETNS}/{THERE}")
-        os.unlink(netns.RUN_NETNS / THERE)
+        os.unlink(f"{netns.RUN_NETNS}/{THERE}")
         wait_until(lambda: _is_gone(here), "the namespaces of before are gone", DEADLINE_S, pause_s=0.001)
     return function()
 
