@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by its path from a checkout; last, so it hides nothing
+_PACKAGES = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..")
+sys.path.append(os.path.normpath(_PACKAGES))  # run by its path from a checkout; last, so it hides nothing
 
 EXIT_CANNOT_LISTEN = 98
 EXIT_CANNOT_START = 127
