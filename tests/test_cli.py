@@ -178,10 +178,11 @@ def test_a_terminal_that_is_not_utf_8_gets_an_answer() -> None:
     assert r"client \u2500\u2500" in done.stdout
 
 
-def imported(*argv: str) -> set[str]:
-    """What Python imports to run *argv*."""
+def imported(*argv: str, codes: tuple[int, ...] = (0,)) -> set[str]:
+    """What Python imports to run *argv*, which ends with one of *codes*."""
     command = [sys.executable, "-X", "importtime", *argv]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode in codes
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
 
 
@@ -218,7 +219,28 @@ def test_list_as_json_needs_no_kernel() -> None:
 )
 def test_what_builds_nothing_does_without_what_builds(words: list[str]) -> None:
     """pyroute2 takes longer than all else together, and a lab that is up needs it no more."""
-    argv = [sys.executable, "-X", "importtime", "-m", "netns_tw", *words]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "netns_tw.kernel.inside" in done.stderr
-    assert "pyroute2" not in done.stderr
+    found = imported("-m", "netns_tw", *words, codes=(0, 2))
+    assert "netns_tw.kernel.inside" in found
+    assert found & {"pyroute2", "nsenter", "netns_tw.kernel.link"} == set()
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("words", [["show", "direct"], ["ls"], ["up", "direct"]])
+def test_what_judges_nothing_does_without_what_judges(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To draw a lab takes rich; records, and what is made of them, take as long again."""
+    monkeypatch.setenv("NETNS_TW_LABS", str(tmp_path))
+    try:
+        found = imported("-m", "netns_tw", *words)
+    finally:
+        netns_tw("down", "--all")
+    assert found & {"msgspec", "netns_tw.evidence", "netns_tw.verdict", "netns_tw.model.lines", "pyroute2"} == set()
+
+
+def test_a_lab_without_programs_loads_little() -> None:
+    """What builds it takes as long to load as it takes to build: nothing there that starts programs, or logs."""
+    found = imported("-c", "import netns_tw.lab, netns_tw.kernel.sandbox")
+    more = found - imported("-c", "pass")  # which this Python itself may have at its start
+    heavy = {"dataclasses", "inspect", "nsenter", "pathlib", "subprocess", "shutil", "logging", "argparse", "threading"}
+    assert more & heavy == set()
