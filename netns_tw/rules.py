@@ -6,13 +6,11 @@ which sysctls belong to a network namespace, and since when.
 
 from __future__ import annotations
 
-import re
-
 RUN = "/run/netns_tw"
 """In a lab: the folder of each node, with its program's files and log."""
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NAME_RULE = "1 to 32 of a-z, 0-9 and '-', the first no '-'"
-"""What labs and nodes may be called."""
+"""What labs and nodes may be called (:func:`is_name`)."""
+_OF_NAMES = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 TOPOLOGY = "topology.toml"
 """The file that makes a folder a lab."""
@@ -72,6 +70,21 @@ SYSCTL_KERNELS = {
     "net.ipv4.ip_autobind_reuse": "new in Linux 5.7",
 }
 """Sysctls that come or go with a kernel version, for the reason of a skip."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a lab or a node may be called so."""
+    return 0 < len(text) <= 32 and text[0] != "-" and _OF_NAMES.issuperset(text)
+
+
+def is_number(text: str) -> bool:
+    """Whether *text* is a whole number in plain digits, 0-9."""
+    return text.isascii() and text.isdigit()
+
+
+def is_graphic(text: str) -> bool:
+    """Whether *text* holds nothing but visible ASCII, '!' to '~'; an empty one does."""
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def is_per_namespace(name: str) -> bool:

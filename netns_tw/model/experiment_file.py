@@ -28,7 +28,6 @@ from netns_tw.rules import BARE, CLIENTS, CLOSERS
 MAX_REQUESTS = 1_000_000
 STEP_VALUES = ("requests", "ok", "failed", "elapsed_ms")
 PORT_VALUES = ("usable_ports", "usable_ports_min", "usable_ports_max")
-_STATUS = rf"{expression.STATUS_PREFIX}[1-5][0-9][0-9]"
 
 
 def read_experiment(folder: Folder, name: str, lab: Topology) -> Experiment:
@@ -177,7 +176,8 @@ def _is_url(table: Table, url: str, lab: Topology) -> bool:
     try:
         if found is None or "#" in url:
             raise ValueError(url)
-        listen = listen_at(found[1] if re.search(r"[^:]:[0-9]+$", found[1]) else f"{found[1]}:80")
+        host = found[1]
+        listen = listen_at(f"{host}:80" if ":" not in host or host.endswith("]") else host)
     except ValueError:
         table.problem("url", f"must be http://ADDRESS[:PORT]/..., the address a number, not {shown(url)}")
         return False
@@ -197,8 +197,8 @@ def _check_steps(root: Table, steps: tuple[Step, ...]) -> None:
 def _measure(name: str, table: Table, lab: Topology) -> Subject | None:
     """Read a measure: a subject that expressions call by its name."""
     taken = (*STEP_VALUES, *PORT_VALUES)
-    is_name = re.fullmatch(r"[a-z][a-z0-9_]*", name) and not keyword.iskeyword(name)
-    if not is_name or name in taken or name.startswith(expression.STATUS_PREFIX):
+    is_name = name.isascii() and name.isidentifier() and name.islower() and not name.startswith("_")
+    if not is_name or keyword.iskeyword(name) or name in taken or name.startswith(expression.STATUS_PREFIX):
         rule = "is of a-z, 0-9 and '_', the first a letter"
         table.problem("", f"a measure's name {rule}, and none of {', '.join(taken)}")
     subject = subject_in(table, lab)
@@ -247,7 +247,7 @@ def _check_expression(
     for name in sorted(used):
         if name in PORT_VALUES:
             _check_port_value(root, where, name, found, lab)
-        elif name not in known and name not in ERRNOS and not re.fullmatch(_STATUS, name):
+        elif name not in known and name not in ERRNOS and not expression.is_status(name):
             root.problem(where, f"{shown(text)}: no quantity is called {name!r}{near_match(name, known)}")
 
 

@@ -6,15 +6,13 @@ On the command line it is ``NODE.SYSCTL=VALUE``. A node's name holds no dot, so 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from netns_tw.errors import UsageError, near_match
 from netns_tw.model.frozen import Frozen
 from netns_tw.model.topology import PORT_RANGE, RESERVED_PORTS, Node, Topology
-from netns_tw.rules import GLOBAL_SYSCTLS, is_per_namespace
+from netns_tw.rules import GLOBAL_SYSCTLS, is_number, is_per_namespace
 
-_PORTS = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 _KNOWN = (
     "ip_local_port_range",
     "ip_local_reserved_ports",
@@ -44,7 +42,10 @@ def problem(name: str, value: str) -> str:
         return "has no value"
     if name == RESERVED_PORTS:
         form, words = "'1024,1030-1034'", [word.strip() for word in value.split(",")] if value else []
-        good = all(found and is_port_range(found[1], found[2]) for found in map(_PORTS.fullmatch, words))
+        good = all(
+            is_port_range(first, last if dash else None)
+            for first, dash, last in (word.partition("-") for word in words)
+        )
     elif name == PORT_RANGE:
         form, words = "'FIRST LAST' with 0 < FIRST <= LAST < 65536", value.split()
         good = len(words) == 2 and is_port_range(words[0], words[1])
@@ -56,7 +57,7 @@ def problem(name: str, value: str) -> str:
 def is_port_range(first: str, last: str | None) -> bool:
     """Whether two words, or the first alone, are TCP ports in order."""
     low, high = first, last if last is not None else first
-    return all(re.fullmatch(r"[0-9]{1,5}", one) for one in (low, high)) and 0 < int(low) <= int(high) < 65536
+    return all(is_number(one) and len(one) <= 5 for one in (low, high)) and 0 < int(low) <= int(high) < 65536
 
 
 def parse(word: str, nodes: Iterable[str]) -> Setting:

@@ -24,13 +24,13 @@ from netns_tw.model.topology import (
     Route,
     Topology,
 )
-from netns_tw.rules import CLOSE_STYLES, NAME, NAME_RULE, TOPOLOGY
+from netns_tw.rules import CLOSE_STYLES, NAME_RULE, TOPOLOGY, is_graphic, is_name, is_number
 
 KINDS = ("nginx", "http-server", "http-proxy")
 LISTEN_RULE = "ADDRESS:PORT, such as '198.18.1.1:80' or '[2001:db8::1]:80'"
 NGINX_TOKENS = ("GLOBALS", "HTTP_GLOBALS", "LISTEN")
 """Filled in by the harness; GLOBALS and HTTP_GLOBALS must stand in every nginx.conf."""
-_TOKEN = re.compile(r"%%(\w+)%%")
+_OF_TOKENS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 MAX_INT = 10**9
 MIN_EHASH, MAX_EHASH = 1 << 8, 1 << 24
 """Buckets; the kernel's own limit above (tcp_child_ehash_entries_max, net/ipv4/sysctl_net_ipv4.c)."""
@@ -47,7 +47,7 @@ def read_topology(folder: Folder) -> Topology:
     root = document.root
     root.check_format()
     name = root.text("name")
-    if name and not NAME.fullmatch(name):
+    if name and not is_name(name):
         root.problem("name", f"must be {NAME_RULE}, not {name!r}")
     description = root.text("description", "")
     ehash_entries = root.number("ehash_entries", 0, MIN_EHASH, MAX_EHASH)
@@ -69,7 +69,7 @@ def read_topology(folder: Folder) -> Topology:
 
 def read_node(name: str, table: Table, folder: Folder) -> Node:
     """Read one node's table; an experiment's overlay has the same form."""
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         table.problem("", f"a node's name must be {NAME_RULE}")
     sysctls = _sysctls(table)
     program = table.table("program")
@@ -102,7 +102,8 @@ def listen_at(text: str) -> Listen:
     Raises:
         ValueError: it is none.
     """
-    if not re.search(r":[0-9]{1,5}$", text) or "%" in text:
+    port = text.rpartition(":")[2].removesuffix("\n")  # a line's end is no part of it
+    if ":" not in text or not is_number(port) or len(port) > 5 or "%" in text:
         raise ValueError(text)
     return Listen.parse(text)
 
@@ -174,7 +175,7 @@ def _tokens(table: Table) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in inner.items() if inner else ():
         assert inner is not None
-        if not re.fullmatch(r"[A-Z_]+", key) or key in NGINX_TOKENS:
+        if not key or not _OF_TOKENS.issuperset(key) or key in NGINX_TOKENS:
             inner.problem(key, f"a token's name is of A-Z and '_', and none of {', '.join(NGINX_TOKENS)}")
         elif type(value) not in (str, int):
             inner.problem(key, f"must be a string or a whole number, not {shown(value)}")
@@ -183,7 +184,7 @@ def _tokens(table: Table) -> dict[str, str]:
 
 
 def _check_tokens(table: Table, config: str, text: str, tokens: dict[str, str]) -> None:
-    used = set(_TOKEN.findall(text))
+    used = set(re.findall(r"%%(\w+)%%", text))
     known = {*NGINX_TOKENS, *tokens}
     for token in sorted(used - known):
         table.problem("config", f"{config}: unknown token %%{token}%%{near_match(token, known)}")
@@ -220,9 +221,9 @@ def _endpoint(table: Table, text: str, addresses: list[object], nodes: dict[str,
         return None
     if len(interface.encode()) > MAX_IFNAME_BYTES:
         table.problem("endpoints", f"{shown(text)}: an interface name has at most {MAX_IFNAME_BYTES} bytes")
-    elif interface in (".", "..", "lo", "all", "default") or not re.fullmatch(r"[!-~]+", interface):
+    elif interface in (".", "..", "lo", "all", "default") or not is_graphic(interface):
         table.problem("endpoints", f"{shown(text)}: no name for an interface")
-    elif re.search(r"[/:%]", interface):
+    elif not set("/:%").isdisjoint(interface):
         table.problem("endpoints", f"{shown(text)}: an interface name has no '/', ':' or '%'")
     found: list[Interface] = []
     for address in addresses:

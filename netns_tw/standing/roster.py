@@ -30,7 +30,7 @@ from pathlib import Path
 
 from netns_tw.errors import EnvironmentLacks, NetnsTwError, UsageError, near_match
 from netns_tw.programs import shells
-from netns_tw.rules import NAME, NAME_RULE
+from netns_tw.rules import NAME_RULE, is_name
 from netns_tw.standing.entry import VARIABLE, Entry, Place, cannot_write, is_alive, make_lock, read, remove
 from netns_tw.wait import DeadlineMissed, wait_until
 
@@ -64,7 +64,7 @@ def check_name(name: str) -> str:
     Raises:
         UsageError: it may not.
     """
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         shown = ascii(name if len(name) <= 40 else f"{name[:40]}...")
         raise UsageError(f"a lab cannot be called {shown}: a name is {NAME_RULE}")
     return name
@@ -226,7 +226,7 @@ class Roster:
         troubles: dict[str, NetnsTwError] = {}
         try:
             with os.scandir(self.path) as there:  # a link would lead to what is not ours
-                names = [one.name for one in there if NAME.fullmatch(one.name) and one.is_dir(follow_symlinks=False)]
+                names = [one.name for one in there if is_name(one.name) and one.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return found, troubles
         for name in names:
@@ -273,7 +273,7 @@ class Roster:
                 return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         if not make:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        has_others = any(NAME.fullmatch(one.name) for one in self.path.iterdir())
+        has_others = any(is_name(one.name) for one in self.path.iterdir())
         if has_others and not path.exists():  # looked for last: another first command may have been quicker
             raise UsageError(f"{self.path}: holds other things; labs need a folder of their own: {VARIABLE}=DIR")
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
