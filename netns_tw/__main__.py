@@ -48,16 +48,17 @@ def main() -> int:
         signal.signal(signum, signal.SIG_IGN)
     if code == EXIT_INTERRUPTED:
         print("netns_tw: interrupted; nothing is left behind", file=sys.stderr)
-        _leave(code)
     return code
 
 
-def _leave(code: int) -> NoReturn:
-    """Exit at once with *code*.
+def run() -> NoReturn:
+    """Run the command line, then exit at once: what was loaded is the kernel's to free.
 
+    Python's own way out visits each object first, a tenth of the time of a command that answers at once. Besides,
     CPython remembers a KeyboardInterrupt that passed through exec() of a string, as dataclasses do it, even one that
     was caught, and ends by SIGINT instead (unhandled_keyboard_interrupt, Python/pythonrun.c).
     """
+    code = main()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -65,4 +66,4 @@ def _leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

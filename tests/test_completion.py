@@ -103,7 +103,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     script = tmp_path_factory.mktemp("bin") / "netns-tw"
     script.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from netns_tw.__main__ import main\nsys.exit(main())\n"
+        "from netns_tw.__main__ import run\nrun()\n"
     )
     script.chmod(0o755)
     (script.parent / "sudo").symlink_to("/bin/false")
