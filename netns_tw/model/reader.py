@@ -23,6 +23,8 @@ FORMAT = 1
 T = TypeVar("T")
 MAX_DEPTH = 16
 MAX_SHOWN = 60
+_LOOKED_OVER = (dict, list, int)
+"""What may nest too deep or be too large; the rest of a table's values need no look."""
 _MISPLACED = "unknown key here: TOML takes it for a part of this table; write it above the first [table]"
 _KINDS = {
     str: "a string",
@@ -96,7 +98,7 @@ class Document:
                 rest += [
                     (f"{path}.{key}" if path else key, one, depth + 1)
                     for key, one in value.items()
-                    if depth == MAX_DEPTH or isinstance(one, dict | list | int)
+                    if depth == MAX_DEPTH or isinstance(one, _LOOKED_OVER)
                 ]
             elif isinstance(value, list):
                 rest += [(f"{path}[{number}]", one, depth + 1) for number, one in enumerate(value)]

@@ -189,10 +189,10 @@ class Topology(Frozen):
 
     def owner_of(self, address: str) -> str | None:
         """The node that has *address*, or None."""
-        start = f"{address}/"
+        version, start = 6 if ":" in address else 4, f"{address}/"
         for link in self.links:
             for end in link:
-                if any(str(one).startswith(start) for one in end.addresses):
+                if any(one.version == version and str(one).startswith(start) for one in end.addresses):
                     return end.node
         return None
 
