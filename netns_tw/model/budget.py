@@ -22,6 +22,7 @@ never run out, at the price of resets for a peer that is late. The buckets count
 
 from __future__ import annotations
 
+import enum
 import itertools
 import math
 from collections import deque
@@ -29,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from netns_tw.model.ports import MAX_PORT, Bounds, PortChoice, UsablePorts, clamp, parse_ports, usable_ports
+from netns_tw.model.ports import MAX_PORT, Bounds, UsablePorts, clamp, parse_ports, usable_ports
 
 __all__ = [
     "Bounds",
@@ -54,6 +55,17 @@ DEFAULT_DELAY_MS = 1000
 SHORTEST_DELAY_MS, LONGEST_DELAY_MS = 1, 60_000
 """tcp_tw_reuse_delay, extra1 and extra2 in net/ipv4/sysctl_net_ipv4.c."""
 DEFAULT_LOW, DEFAULT_HIGH = 32768, 60999
+
+
+class PortChoice(enum.Enum):
+    """When a socket gets its local port; the values are the words of the command line."""
+
+    CONNECT = "connect"
+    """connect() of an unbound socket chooses address and port."""
+    BIND = "bind"
+    """bind((address, 0)) takes a port before the destination is known."""
+    BIND_NO_PORT = "bind-no-port"
+    """bind() with IP_BIND_ADDRESS_NO_PORT (Linux 4.2) sets the address, connect() chooses the port."""
 
 
 class Failure(NamedTuple):

@@ -27,23 +27,11 @@ only a holder of its own address or of the wildcard address.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Collection
 
 from netns_tw.model.frozen import Frozen
 
 MAX_PORT = 65535
-
-
-class PortChoice(enum.Enum):
-    """When a socket gets its local port; the values are the words of the command line."""
-
-    CONNECT = "connect"
-    """connect() of an unbound socket chooses address and port."""
-    BIND = "bind"
-    """bind((address, 0)) takes a port before the destination is known."""
-    BIND_NO_PORT = "bind-no-port"
-    """bind() with IP_BIND_ADDRESS_NO_PORT (Linux 4.2) sets the address, connect() chooses the port."""
 
 
 class Bounds(Frozen):

@@ -12,8 +12,8 @@ from dataclasses import replace
 from errno import errorcode
 from typing import TYPE_CHECKING, Any
 
-from netns_tw.model.budget import Budget
-from netns_tw.model.ports import MAX_PORT, Bounds, PortChoice
+from netns_tw.model.budget import Budget, PortChoice
+from netns_tw.model.ports import MAX_PORT, Bounds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
