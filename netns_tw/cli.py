@@ -41,6 +41,10 @@ ANSWERED_AT_ONCE = ("-h", "--help", "--version")
 ASKS_FOR_COMPLETION = "_ARGCOMPLETE"
 """Set by a shell that asks what may come next on its line."""
 
+argparse._ = str  # type: ignore[attr-defined]
+"""argparse's words stay English, like ours, and as ``_Parser.error`` reads them. To look each of them up in a catalogue
+of translations imports locale and takes 2 ms."""
+
 
 class _Sketch(argparse.RawDescriptionHelpFormatter):
     """What add_argument() tries a metavar with. To fit a page to the terminal would import shutil, for no page."""

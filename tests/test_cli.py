@@ -21,7 +21,7 @@ COMMANDS = (
 SLOW = {
     *("pyroute2", "asyncio", "rich", "nsenter", "msgspec", "argcomplete", "jinja2", "pygal"),
     *("dataclasses", "inspect", "ast", "dis", "difflib", "json", "traceback", "subprocess", "socket", "pickle"),
-    *("pathlib", "fnmatch", "urllib"),
+    *("pathlib", "fnmatch", "urllib", "locale"),
     *("netns_tw.kernel", "netns_tw.report", "netns_tw.runs", "netns_tw.model.budget", "netns_tw.model.locate"),
 }
 """What a command that answers at once must not wait for: 1 to 300 ms each."""

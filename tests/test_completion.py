@@ -102,8 +102,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A PATH with ``netns-tw`` on it, this checkout's console script, and a ``sudo``: fish asks if there is one."""
     script = tmp_path_factory.mktemp("bin") / "netns-tw"
     script.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from netns_tw.__main__ import run\nrun()\n"
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom netns_tw.__main__ import run\nrun()\n"
     )
     script.chmod(0o755)
     (script.parent / "sudo").symlink_to("/bin/false")
