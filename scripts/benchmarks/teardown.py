@@ -30,7 +30,7 @@ from netns_tw.lab import RunningLab
 from netns_tw.model.labs import find_one
 from netns_tw.model.topology import Program, Topology
 from netns_tw.programs.choice import choose
-from netns_tw.standing.bringup import How, bring_up
+from netns_tw.standing.bringup import INIT, How, bring_up
 from netns_tw.standing.entry import Entry
 from netns_tw.standing.roster import Roster
 from netns_tw.wait import wait_until
@@ -38,15 +38,23 @@ from netns_tw.wait import wait_until
 NODES = 100
 LAB = "lb3ports"
 MAX_NET_NAMESPACES = Path("/proc/sys/user/max_net_namespaces")
-FREED_DEADLINE_S = 30.0
+UP_DEADLINE_S, FREED_DEADLINE_S = 10.0, 30.0
 
 
 def _down_ms() -> float:
     lab, _ = find_one(LAB)
     roster = Roster(Path("/run/labs"))
     entry = Entry(LAB, LAB, str(lab.topology.folder), "", "h11", {})
-    bring_up(lab.topology, entry, roster, How())
+    standing = bring_up(lab.topology, entry, roster, How())
+    wait_until(lambda: _stands(standing.entry), "its first process waits", UP_DEADLINE_S)
     return took_ms(lambda: roster.down(LAB))
+
+
+def _stands(entry: Entry) -> bool:
+    """Whether the lab's first process is the small program by now that it becomes, and waits."""
+    assert entry.init is not None
+    words, stat = (Path(f"/proc/{entry.init.pid}/{name}").read_bytes() for name in ("cmdline", "stat"))
+    return os.fsencode(INIT) in words and stat.rpartition(b")")[2].split()[0] == b"S"
 
 
 def _standing(runs: int) -> Samples:
