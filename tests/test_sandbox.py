@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, in_sandbox, lab_processes
 
+from netns_tw.errors import EXIT_BROKEN, EnvironmentLacks
 from netns_tw.kernel import libc, sandbox
 from netns_tw.wait import wait_until
 
@@ -92,9 +93,36 @@ def test_kill_after_the_end_is_harmless() -> None:
     assert made.wait() in (0, -signal.SIGKILL)
 
 
+@pytest.mark.parametrize("is_reported", [False, True])
+def test_a_keeper_that_is_killed_takes_its_init_along(is_reported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not it had time to say who the init is: that one never begins, and the command does not wait."""
+    command, fork, exit_now = os.getpid(), os.fork, os._exit
+
+    def fork_and_die() -> int:
+        pid = fork()
+        if pid and os.getpid() != command:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pid
+
+    def die(code: int) -> None:
+        if code == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        exit_now(code)
+
+    if is_reported:
+        monkeypatch.setattr(os, "_exit", die)
+        assert sandbox.start(lambda: 0).wait() == EXIT_BROKEN
+    else:
+        monkeypatch.setattr(os, "fork", fork_and_die)
+        with pytest.raises(EnvironmentLacks, match="the sandbox died at its start"):
+            sandbox.start(lambda: 0)
+        wait_until(lambda: os.waitpid(-1, os.WNOHANG)[0], "the init has ended", 5)  # it was adopted, and is nobody's
+    assert lab_processes() == {}
+
+
 PARENT = """
 import signal, subprocess, sys
-from netns_tw.kernel import libc, sandbox
+from netns_tw.kernel import sandbox
 def main():
     subprocess.Popen(["sleep", "1000"], start_new_session=True)
     print("up", flush=True)

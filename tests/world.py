@@ -100,6 +100,8 @@ class World:
         """Start a command; with *lead* it leads a process group of its own."""
         number = len(self._commands)
         out, talk = self.folder / f"out{number}", self.folder / f"talk{number}"
+        for one in (out, talk):  # also for a command that is killed before it can
+            one.touch()
         pid = os.fork()
         if pid == 0:
             if lead:

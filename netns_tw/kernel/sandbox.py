@@ -99,7 +99,8 @@ def start(main: Callable[[], int], keep: tuple[int, ...] = (), join: Callable[[]
     parent = os.getpid()
     with undisturbed(), ExitStack() as stack:
         stack.callback(os.close, heard)
-        stack.callback(os.close, ours)
+        our_end = stack.enter_context(ExitStack())
+        our_end.callback(os.close, ours)
         with _adopting():
             keeper = _fork((report, alive))
             if keeper == 0:
@@ -108,6 +109,8 @@ def start(main: Callable[[], int], keep: tuple[int, ...] = (), join: Callable[[]
         if is_adopted:
             with suppress(BrokenPipeError):  # it is dead
                 os.write(ours, GO)
+        else:  # somebody killed the keeper: an init that is there hears of it, and ends
+            our_end.close()
         told = dict(line.split(" ", 1) for line in _read_all(heard).splitlines())
     child = keeper if join else int(told.get("init", 0))
     if "init" in told and "error" not in told:
