@@ -145,9 +145,11 @@ def run(jobs: Sequence[Job], at_once: int, watcher: Watcher, open_files: Open = 
 
 
 def _load_what_labs_need(jobs: Sequence[Job]) -> None:
-    """Import once, here, what every sandbox would import after its fork."""
+    """Import once, here, what every sandbox would import after its fork, from folders that it may not see."""
+    import netns_tw.kernel.capture
     import netns_tw.lab
     import netns_tw.replay
+    import netns_tw.standing.stage
     import netns_tw.wiring
 
     for links in {one.links for one in jobs}:

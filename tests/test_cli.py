@@ -238,6 +238,36 @@ def test_what_judges_nothing_does_without_what_judges(
     assert found & {"msgspec", "netns_tw.evidence", "netns_tw.verdict", "netns_tw.model.lines", "pyroute2"} == set()
 
 
+LATE = """
+import os, sys
+command = os.getpid()
+def say(event, given):
+    if event == "import" and os.getpid() != command:
+        os.write(2, f"late: {given[0]}\\n".encode())
+sys.addaudithook(say)
+from netns_tw import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    "words", [["up", "direct"], ["replay", "direct/connect-is-what-fails", "--quiet", "--pcap", "pcap"]]
+)
+def test_a_sandbox_imports_nothing(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is there before the fork: one import then, not one in each sandbox, where /run for one is another folder."""
+    monkeypatch.setenv("NETNS_TW_LABS", str(tmp_path / "labs"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", LATE, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+    finally:
+        netns_tw("down", "--all")
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if line.startswith("late:")] == []
+
+
 def test_a_lab_without_programs_loads_little() -> None:
     """What builds it takes as long to load as it takes to build: nothing there that starts programs, or logs."""
     found = imported("-c", "import netns_tw.lab, netns_tw.kernel.sandbox")

@@ -37,7 +37,7 @@ def reap_forever(folder: int, programs: Mapping[int, str]) -> None:
             continue
         if pid in programs:
             try:
-                with open(programs[pid], "x", encoding="ascii") as ended:
+                with open(programs[pid], "x", encoding="utf-8") as ended:
                     ended.write(f"{os.waitstatus_to_exitcode(status)}\n")
             except OSError:  # its log has filled the disk: that it ended can be seen without the file
                 with suppress(OSError):

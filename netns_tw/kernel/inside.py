@@ -52,7 +52,7 @@ class Proof:
         Raises:
             OSError: there is none.
         """
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return cls(pid, _start_ticks(Path("/proc", str(pid), "stat").read_bytes()), boot)
 
     def hold(self) -> int:
@@ -79,7 +79,7 @@ class Proof:
                 os.close(stat)
         except OSError:
             return False
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return _start_ticks(found) == self.start_ticks != -1 and boot == self.boot
 
     @property

@@ -153,7 +153,7 @@ class Rtnl:
         def are_local() -> bool:
             if not awaited:
                 return True
-            with netns.enter(self.netns_name), open("/proc/thread-self/net/ipv6_route", encoding="ascii") as routes:
+            with netns.enter(self.netns_name), open("/proc/thread-self/net/ipv6_route", encoding="utf-8") as routes:
                 rows = [line.split() for line in routes]
             return awaited <= {row[0] for row in rows if int(row[8], 16) & RTF_LOCAL}
 

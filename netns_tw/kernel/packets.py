@@ -142,6 +142,6 @@ def wait_until_delivered() -> None:
 
 def _backlogged() -> set[int]:
     """The CPUs, by their line in /proc/net/softnet_stat, with packets on their backlog (softnet_backlog_len)."""
-    with open("/proc/net/softnet_stat", encoding="ascii") as lines:
+    with open("/proc/net/softnet_stat", encoding="utf-8") as lines:
         rows = [line.split() for line in lines]
     return {cpu for cpu, row in enumerate(rows) if len(row) > _BACKLOG_COLUMN and int(row[_BACKLOG_COLUMN], 16)}

@@ -175,6 +175,7 @@ def _keep(
             _fork_init(main, report, alive, private.mount)
             status = 0
         else:
+            os.close(alive)  # the visitor is to die with us
             status = _wait_for_visitor(main, report)
     except OSError as error:
         with suppress(OSError):

@@ -121,7 +121,7 @@ def _has_loopback6(netns_name: str) -> bool:
     """Whether the node has ::1 (net.ipv6.conf.lo.disable_ipv6, or a kernel without IPv6)."""
     with netns.enter(netns_name):
         path = Path("/proc/thread-self/net/if_inet6")
-        return path.is_file() and f"{1:032x} " in path.read_text(encoding="ascii")
+        return path.is_file() and f"{1:032x} " in path.read_text(encoding="utf-8")
 
 
 def _ports(low: int, high: int, avoid: Collection[int], listening: Collection[int]) -> Iterator[int]:

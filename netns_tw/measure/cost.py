@@ -32,5 +32,5 @@ def measure(observer: Observer) -> tuple[int, int, float, float]:
 
 def slab_kb() -> int:
     """Kernel memory in slabs, of the whole machine, in KiB; 0 where the kernel does not say."""
-    found = re.search(r"^Slab: +(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.M)
+    found = re.search(r"^Slab: +(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.M)
     return int(found[1]) if found else 0

@@ -74,7 +74,7 @@ class Stalled(Exception):
 
 def _processor() -> int:
     """The number of the processor that we are on, field 39 of /proc/self/stat (proc_pid_stat(5))."""
-    with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
         return int(stat.read().rpartition(")")[2].split()[36])
 
 

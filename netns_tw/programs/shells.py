@@ -43,7 +43,7 @@ def write() -> None:
     """Write what the shells read; inside a lab."""
     FOLDER.mkdir()
     for name, text in _FILES.items():
-        (FOLDER / name).write_text(text, encoding="ascii")
+        (FOLDER / name).write_text(text, encoding="utf-8")
 
 
 def command(shell: str, lab: str, node: str) -> tuple[list[str], dict[str, str]]:

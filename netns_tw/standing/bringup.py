@@ -78,7 +78,9 @@ def bring_up(topology: Topology, entry: Entry, roster: Roster, how: How) -> Stan
         raise UsageError(
             "--named gives the nodes names under /run/netns, which only root may: use sudo, or leave it out"
         )
-    rtnl_by(how.links)  # loaded here, not after the fork
+    import netns_tw.serving  # noqa: F401 - here and not after the fork: the lab may not see the folder it is in
+
+    rtnl_by(how.links)  # so too
     programs, notes = choose(topology, entry.servers, process.find_program("nginx") is not None)
     place = None
     try:

@@ -206,7 +206,7 @@ def ended_programs(entry: Entry) -> dict[str, str]:
             except (OSError, Gone):
                 found[node] = "ended"
             else:
-                with open(status, encoding="ascii") as file:
+                with open(status, encoding="utf-8") as file:
                     found[node] = f"ended with status {file.read().strip()}"
     return found
 
