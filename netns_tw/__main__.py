@@ -1,16 +1,19 @@
 """``python -m netns_tw``: the command, and what a signal or a strange parent does to it.
 
-Handlers are set before anything else is imported, so that the first milliseconds are no exception. What a parent may
-have passed on is put right: a SIGCHLD that is ignored would hide the end of a sandbox, and a standard stream that is
-closed would let a pipe take its number. A signal that was ignored on purpose (nohup) stays ignored.
+Handlers are set before anything is imported that Python has not loaded to get here, so that the first milliseconds are
+no exception. What a parent may have passed on is put right: a SIGCHLD that is ignored would hide the end of a sandbox,
+and a standard stream that is closed would let a pipe take its number. A signal that was ignored on purpose (nohup)
+stays ignored.
 """
 # PYTHON_ARGCOMPLETE_OK: argcomplete's completion of any `python -m ...` may ask this module (commands/completion.py)
 
+import _signal as signal  # type: ignore[import-not-found]  # built in; what signal adds, enums, takes 5 ms to import
 import os
-import signal
 import sys
-from contextlib import suppress
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing takes as long
+    from typing import NoReturn
 
 EXIT_BUG = 4
 EXIT_INTERRUPTED = 130
@@ -51,7 +54,7 @@ def main() -> int:
     return code
 
 
-def run() -> NoReturn:
+def run() -> "NoReturn":
     """Run the command line, then exit at once: what was loaded is the kernel's to free.
 
     Python's own way out visits each object first, a tenth of the time of a command that answers at once. Besides,
@@ -59,8 +62,10 @@ def run() -> NoReturn:
     was caught, and ends by SIGINT instead (unhandled_keyboard_interrupt, Python/pythonrun.c).
     """
     code = main()
+    from contextlib import suppress  # loaded by now
+
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):  # nobody reads it, or it is closed
             stream.flush()
     os._exit(code)
 
