@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -26,16 +27,10 @@ def test_an_installed_netns_tw_lists_and_replays_its_labs(tmp_path: Path) -> Non
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    venv.create(tmp_path / "venv", with_pip=True)
-    pip: list[str | Path] = [
-        tmp_path / "venv" / "bin" / "python",
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "install",
-        "-q",
-    ]
-    run(*pip, source, cwd=tmp_path)
+    venv.create(tmp_path / "venv", symlinks=True)
+    into = tmp_path / "venv" / "bin" / "python"
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", into, "--disable-pip-version-check"]
+    run(*pip, "install", "-q", source, cwd=tmp_path)
     command = tmp_path / "venv" / "bin" / "netns-tw"
     shown = run(command, "list", cwd=tmp_path)
     assert [word for word in ("crowd", "direct", "lb3ports", "scale") if f"\n{word}: " not in f"\n{shown}"] == []

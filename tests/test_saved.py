@@ -488,7 +488,7 @@ class Mutations:
         for _ in range(self._random.choice((1, 1, 1, 2, 3))):
             at = self._random.randrange(len(lines))
             change = self._random.choice([self._value] * 6 + self._others)
-            lines = change(lines, at)
+            lines = change(lines, at) or [b""]
         return b"\n".join(lines)
 
     def _value(self, lines: list[bytes], at: int) -> list[bytes]:
@@ -554,14 +554,14 @@ def originals() -> list[bytes]:
     return [b"".join(to_json(line) + b"\n" for line in lines) for lines in found]
 
 
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.stress) for seed in range(1, 10))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.stress) for seed in range(1, 20))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_mutated_record_is_refused_or_can_be_drawn(tmp_path: Path, seed: int) -> None:
     """Every record that was changed at random is a UsageError or a run that all reports draw; with --stress, 2000."""
     mutations, seen = Mutations(seed, originals()), Counter[str]()
-    for _ in range(200):
+    for _ in range(100):
         path = written(tmp_path / "x.jsonl", [mutations.one()])
         try:
             one = saved.load(path)
@@ -571,7 +571,7 @@ def test_a_mutated_record_is_refused_or_can_be_drawn(tmp_path: Path, seed: int) 
             continue
         draw(one)
         seen["drawn"] += 1
-    assert min(seen["refused"], seen["drawn"]) > 20
+    assert min(seen["refused"], seen["drawn"]) > 10
 
 
 @pytest.mark.netns
