@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,8 @@ from netns_tw.report.console import console
 from netns_tw.report.escape import escaped
 from netns_tw.report.run import Run
 
+LOOK_S = 0.1
+"""How late a signal may be seen at a question."""
 READ_BYTES = 4096
 SLOW_MS = 2_000
 """A replay that takes longer is announced with its time."""
@@ -247,8 +250,20 @@ def ask(question: str, most: int) -> int | None:
 
 def _line() -> bytes:
     """One line of standard input, with its end; empty at the end of the input. What is endless is read and dropped."""
+    if sys.stdin.isatty():
+        _wait_for_a_line()
     line = sys.stdin.buffer.readline(READ_BYTES)
     part = line
     while part and not part.endswith(b"\n") and len(part) == READ_BYTES:
         part = sys.stdin.buffer.readline(READ_BYTES)
     return line
+
+
+def _wait_for_a_line() -> None:
+    """Wait at a terminal, which hands out whole lines, and look up often.
+
+    A signal that comes between Python's last look for one and read(2) does not interrupt that: Ctrl-C right behind a
+    question would be heard after the next line only.
+    """
+    while not select.select([sys.stdin], [], [], LOOK_S)[0]:
+        pass
