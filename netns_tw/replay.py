@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from netns_tw.errors import InstrumentBroken, Skip, UsageError, near_match
@@ -181,7 +180,7 @@ class Replay:
 
     def _requests(self, step: Step, number: int) -> None:
         """Run the step's client in its node and emit a response for each of its lines."""
-        log = Path(RUN, step.node, f"client-{number}.log")
+        log = f"{RUN}/{step.node}/client-{number}.log"
         listener = self._listeners[destination(step.url)].fileno() if step.client == BARE else -1
         argv, inherited = client_argv(step, self._choices, listener), (listener,) if listener >= 0 else ()
         child = process.spawn(step.node, argv, log, stdout=subprocess.PIPE, inherited=inherited)

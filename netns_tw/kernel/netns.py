@@ -39,7 +39,7 @@ def enter(name: str) -> Iterator[None]:
     if name == _inside:
         yield
         return
-    with _and_back(name, partial(_join, name)):
+    with there_and_back(partial(_join, name), name):
         yield
 
 
@@ -58,8 +58,12 @@ def _join(name: str) -> None:
 
 
 @contextmanager
-def _and_back(name: str, go: Callable[[], None]) -> Iterator[None]:
-    """Be inside *name*, where *go* leads, and come home from there whatever happens."""
+def there_and_back(go: Callable[[], None], name: str = "") -> Iterator[None]:
+    """Be in the namespace that *go* leads to, called *name* if it has one, and come home whatever happens.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
     global _inside
     home = os.open(THREAD_NETNS, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -95,7 +99,7 @@ def new(name: str) -> Iterator[None]:
     check_thread()
     handle = f"{RUN_NETNS}/{name}"
     os.close(os.open(handle, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-    with _and_back(name, partial(_or_unlink, handle, libc.unshare, libc.CLONE_NEWNET)):
+    with there_and_back(partial(_or_unlink, handle, libc.unshare, libc.CLONE_NEWNET), name):
         _or_unlink(handle, libc.mount, THREAD_NETNS, handle, "", libc.MS_BIND)
         yield
 

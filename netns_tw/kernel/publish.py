@@ -14,10 +14,11 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from netns_tw.kernel import libc
-from netns_tw.kernel.netns import RUN_NETNS, THREAD_NETNS
+from netns_tw.kernel.netns import RUN_NETNS, THREAD_NETNS, there_and_back
 
 SO_NETNS_COOKIE = 71
 """include/uapi/asm-generic/socket.h."""
@@ -85,19 +86,13 @@ def _is_the_one(path: Path, one: Published) -> bool:
 
 def _cookie(fd: int) -> int:
     """The cookie of the namespace behind *fd* (sock_net(sk)->net_cookie, net/core/sock.c)."""
-    home = os.open(THREAD_NETNS, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        libc.setns(fd, libc.CLONE_NEWNET)
+    with there_and_back(partial(libc.setns, fd, libc.CLONE_NEWNET)):
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
                 (found,) = struct.unpack("=Q", one.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))
                 return int(found)
         except OSError:  # ENOPROTOOPT
             return 0
-        finally:
-            libc.setns(home, libc.CLONE_NEWNET)
-    finally:
-        os.close(home)
 
 
 def _remove_everywhere(path: Path) -> None:

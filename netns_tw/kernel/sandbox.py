@@ -109,7 +109,7 @@ def start(main: Callable[[], int], keep: tuple[int, ...] = (), join: Callable[[]
         if is_adopted:
             with suppress(BrokenPipeError):  # it is dead
                 os.write(ours, GO)
-        else:  # somebody killed the keeper: an init that is there hears of it, and ends
+        else:  # an init that is there all the same, since somebody killed its keeper, hears of it and ends
             our_end.close()
         told = dict(line.split(" ", 1) for line in _read_all(heard).splitlines())
     child = keeper if join else int(told.get("init", 0))

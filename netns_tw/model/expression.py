@@ -11,14 +11,12 @@ import operator
 import re
 from _ast import Add, BinOp, Constant, Expression, FloorDiv, Mult, Name, PyCF_ONLY_AST, Sub, expr
 from collections.abc import Mapping
-from keyword import iskeyword
 
 from netns_tw.rules import is_number
 
 _OPERATORS = {Add: operator.add, Sub: operator.sub, Mult: operator.mul, FloorDiv: operator.floordiv}
 STATUS_PREFIX = "status_"
 MAX_CHARACTERS = 200
-_SIGNS = ("+", "-", "*", "//")
 
 
 def _parse(text: str) -> expr:
@@ -39,34 +37,13 @@ def names(text: str) -> set[str]:
     Raises:
         ValueError: it is no expression, or holds something that is not allowed.
     """
-    found = _plain_names(text)
-    return _names(_parse(text)) if found is None else found
-
-
-def _plain_names(text: str) -> set[str] | None:
-    """The names of an expression that is words and signs in turn, as most are; None where Python's parser must say."""
-    words = text.split(" ")
-    if len(text) > MAX_CHARACTERS or len(words) % 2 == 0 or any(one not in _SIGNS for one in words[1::2]):
-        return None
-    found = set()
-    for one in words[::2]:
-        if _counts_responses(one):
-            found.add(f"{STATUS_PREFIX}{one[:3]}")
-        elif one.isascii() and one.isidentifier() and not iskeyword(one):
-            found.add(one)
-        elif not is_number(one) or one != str(int(one)):
-            return None
-    return found
+    return _names(_parse(text))
 
 
 def is_status(name: str) -> bool:
     """Whether *name* is ``status_502`` or the like: what :func:`names` makes of ``502s``."""
-    return name.startswith(STATUS_PREFIX) and _counts_responses(f"{name.removeprefix(STATUS_PREFIX)}s")
-
-
-def _counts_responses(word: str) -> bool:
-    """Whether *word* means the responses with a status, as ``502s`` does."""
-    return len(word) == 4 and is_number(word[:3]) and word[0] in "12345" and word[3] == "s"
+    code = name.removeprefix(STATUS_PREFIX)
+    return code != name and len(code) == 3 and is_number(code) and code[0] in "12345"
 
 
 def _names(tree: expr) -> set[str]:

@@ -44,7 +44,7 @@ UP_DEADLINE_S, FREED_DEADLINE_S = 10.0, 30.0
 def _down_ms() -> float:
     lab, _ = find_one(LAB)
     roster = Roster(Path("/run/labs"))
-    entry = Entry(LAB, LAB, str(lab.topology.folder), "", "h11", {})
+    entry = Entry(LAB, LAB, lab.topology.folder, "", "h11", {})
     standing = bring_up(lab.topology, entry, roster, How())
     wait_until(lambda: _stands(standing.entry), "its first process waits", UP_DEADLINE_S)
     return took_ms(lambda: roster.down(LAB))
